@@ -1,0 +1,64 @@
+"""Bytes to typed structs and back, with errors that name the field. Nothing past this module is untyped."""
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from common.errors import FieldError, Invalid
+
+T = TypeVar("T")
+
+_json_encoder = msgspec.json.Encoder(order="deterministic")
+_pack_encoder = msgspec.msgpack.Encoder(order="deterministic")
+
+
+def to_json(value: object) -> bytes:
+    """Encode as JSON, keys sorted: equal values give equal bytes."""
+    return _json_encoder.encode(value)
+
+
+def to_pack(value: object) -> bytes:
+    """Encode as msgpack, keys sorted: equal values give equal bytes."""
+    return _pack_encoder.encode(value)
+
+
+def from_json(raw: bytes | str, of: type[T], what: str) -> T:
+    """Decode JSON into `of`.
+
+    Raises Invalid, naming `what` and the field, where it does not fit.
+    """
+    try:
+        return msgspec.json.decode(raw, type=of)
+    except msgspec.DecodeError as err:
+        raise _invalid(err, what) from err
+
+
+def from_pack(raw: bytes, of: type[T], what: str) -> T:
+    """Decode msgpack into `of`. Raises Invalid like `from_json`."""
+    try:
+        return msgspec.msgpack.decode(raw, type=of)
+    except msgspec.DecodeError as err:
+        raise _invalid(err, what) from err
+
+
+def convert(value: Any, of: type[T], what: str) -> T:
+    """Turn builtin values (from TOML, or a merged patch) into `of`. Raises Invalid like `from_json`."""
+    try:
+        return msgspec.convert(value, type=of, strict=True)
+    except msgspec.ValidationError as err:
+        raise _invalid(err, what) from err
+
+
+def plain(value: object) -> Any:
+    """Turn a struct into builtin values, as JSON would show it."""
+    return msgspec.to_builtins(value)
+
+
+def _invalid(err: msgspec.DecodeError, what: str) -> Invalid:
+    text = str(err)
+    message, _, where = text.partition(" - at `")
+    field = where.rstrip("`").removeprefix("$").removeprefix(".")
+    if not isinstance(err, msgspec.ValidationError):
+        return Invalid(f"{what} can't be read: {text}", fix="send what the reference page shows for it")
+    at = f"{what}, field {field}" if field else what
+    return Invalid(f"{at}: {message}", errors=(FieldError(field=field, message=message),))

@@ -1,0 +1,177 @@
+"""What one host should have: desired documents, and what it reports of each.
+
+A document is known by its key, `<type>/<id>`. The controller sends upserts and tombstones, each with the revision
+at which the store wrote it; the agent keeps them on its disk and answers with one `Report` per key.
+Absence is not an order: only a tombstone (`gone=True`, which carries the last document) destroys.
+"""
+
+from typing import Literal, NewType
+
+import msgspec
+
+from common.ids import HostId, Id, Revision
+from common.kinds.image import ImageFormat
+
+DocKey = NewType("DocKey", str)
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The base of all documents: plain frozen structs, told apart by their tag."""
+
+
+class ImageRef(Document, frozen=True):
+    """An image a volume is cloned from or a domain boots: hosts fetch it by digest from the controller."""
+
+    digest: str
+    """`sha256:` and 64 hex digits."""
+    format: ImageFormat
+    size_bytes: int
+
+
+class VolumeDoc(Document, frozen=True, tag="volume", tag_field="type"):
+    """A disk that should exist. A kernel image gives a blank disk."""
+
+    id: Id
+    size_gib: int
+    image: ImageRef | None
+
+
+class Nic(Document, frozen=True):
+    """One NIC of a domain. Its tap is `names.tap(vm, index)`, in the bridge of the network."""
+
+    index: int
+    network: Id
+    mac: str
+    mtu: int
+
+
+class GuestMetadata(Document, frozen=True):
+    """What the metadata service and the NoCloud disk tell the guest. Only its own host ever gets it."""
+
+    instance_id: Id
+    hostname: str
+    project: str
+    public_keys: tuple[tuple[str, str], ...]
+    """(name, key) pairs."""
+    user_data: str
+    host: str
+    """The host's name, shown as the placement's availability zone."""
+
+
+class DomainDoc(Document, frozen=True, tag="domain", tag_field="type"):
+    """A machine that should exist, and whether it should run."""
+
+    id: Id
+    name: str
+    project: str
+    vcpus: int
+    memory_mib: int
+    kernel: ImageRef | None
+    """Boot this kernel and initrd; None: boot from the root volume."""
+    volumes: tuple[Id, ...]
+    """The disks in order, root first. Each is a `VolumeDoc` on the same host."""
+    nics: tuple[Nic, ...]
+    power: Literal["running", "stopped"]
+    start_generation: int
+    boot_generation: int
+    restart: Literal["on-crash", "never"]
+    stop_grace_s: int
+    nocloud: bool
+    metadata: GuestMetadata
+
+
+class NetworkDoc(Document, frozen=True, tag="network", tag_field="type"):
+    """A network that should be on this host: bridge, VXLAN device, router namespace (gateway, DHCP, DNS, metadata)."""
+
+    id: Id
+    vni: int
+    cidr: str
+    gateway: str
+    mtu: int
+    domain: str
+    """The DNS domain of its names: `<network>.<project>.internal`."""
+
+
+class PortDoc(Document, frozen=True, tag="port", tag_field="type"):
+    """One NIC's address in a network, known on every host that has the network."""
+
+    vm: Id
+    index: int
+    network: Id
+    mac: str
+    address: str
+    hostname: str
+    host: HostId
+    """Where it runs. Equal to the reading host: local."""
+    vtep: str
+    """That host's tunnel endpoint address."""
+
+
+AnyDoc = VolumeDoc | DomainDoc | NetworkDoc | PortDoc
+
+
+def key_of(doc: AnyDoc) -> DocKey:
+    """Return a document's key."""
+    match doc:
+        case DomainDoc():
+            return DocKey(f"domain/{doc.id}")
+        case VolumeDoc():
+            return DocKey(f"volume/{doc.id}")
+        case NetworkDoc():
+            return DocKey(f"network/{doc.id}")
+        case PortDoc():
+            return DocKey(f"port/{doc.vm}.{doc.index}")
+
+
+class Desired(msgspec.Struct, frozen=True, kw_only=True):
+    """One document as the controller wants it on one host."""
+
+    key: DocKey
+    revision: Revision
+    doc: AnyDoc
+    gone: bool = False
+    """A tombstone: destroy it, and report when it is gone."""
+
+
+class DomainSeen(msgspec.Struct, frozen=True, kw_only=True, tag="domain", tag_field="type"):
+    """A domain as libvirt shows it."""
+
+    state: Literal["running", "stopped", "stopped-by-guest", "crashed", "paused"]
+    start_generation: int
+    boot_generation: int
+    started_at: float
+
+
+class VolumeSeen(msgspec.Struct, frozen=True, kw_only=True, tag="volume", tag_field="type"):
+    """A volume as its pool shows it."""
+
+    size_gib: int
+    allocated_bytes: int
+
+
+class NetworkSeen(msgspec.Struct, frozen=True, kw_only=True, tag="network", tag_field="type"):
+    """A network on a host."""
+
+    ports: int
+
+
+AnySeen = DomainSeen | VolumeSeen | NetworkSeen
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a host says of one document: exactly one of done, or not yet with a reason.
+
+    For a tombstone `done` means gone: nothing of it is left.
+    """
+
+    key: DocKey
+    revision: Revision
+    """Of the document it speaks of."""
+    done: bool
+    message: str = ""
+    """What is being done or waited for, for people."""
+    problem: str = ""
+    """Why the last try failed; it will be tried again."""
+    progress: float | None = None
+    """0 to 1, on long work such as fetching an image."""
+    seen: AnySeen | None = None

@@ -1,0 +1,130 @@
+"""The errors that cross a border, as types that say who has to act, and the problem document they become.
+
+The caller: Invalid, Unauthenticated, Denied, NotFound, Conflict, QuotaExceeded, NoCapacity, TooLarge.
+We, later: Temporary. Nobody, it is a bug: any other exception, which is let out to the top of a loop.
+Every message names the thing, the limit and the way out.
+"""
+
+from typing import ClassVar
+
+import msgspec
+
+from common.ids import RequestId
+from common.refusal import Refusal
+
+
+class FieldError(msgspec.Struct, frozen=True, kw_only=True):
+    """One field of a body that can't be taken."""
+
+    field: str
+    message: str
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An RFC 9457 problem document (`application/problem+json`). `code` is stable; `fix` is the way out."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    fix: str = ""
+    errors: tuple[FieldError, ...] = ()
+    refusal: Refusal | None = None
+    request: RequestId | None = None
+
+
+class SkerryError(Exception):
+    """What can be told to a caller. `detail` says what is wrong, `fix` what to do about it."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Something went wrong inside Skerry"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        fix: str = "",
+        errors: tuple[FieldError, ...] = (),
+        refusal: Refusal | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.fix = fix
+        self.errors = errors
+        self.refusal = refusal
+
+    def problem(self, request: RequestId | None = None) -> Problem:
+        """Return the problem document for this error."""
+        return Problem(
+            type=f"urn:skerry:problem:{self.code}",
+            title=self.title,
+            status=self.status,
+            code=self.code,
+            detail=self.detail,
+            fix=self.fix,
+            errors=self.errors,
+            refusal=self.refusal,
+            request=request,
+        )
+
+
+class Invalid(SkerryError):
+    """The request is malformed or breaks a bound."""
+
+    status, code, title = 400, "invalid", "The request is not valid"
+
+
+class Unauthenticated(SkerryError):
+    """No token, or one that is not known."""
+
+    status, code, title = 401, "unauthenticated", "A valid token is needed"
+
+
+class Denied(SkerryError):
+    """The token's role does not allow this."""
+
+    status, code, title = 403, "denied", "Not allowed"
+
+
+class NotFound(SkerryError):
+    """There is no such thing, or it is not the caller's to see."""
+
+    status, code, title = 404, "not-found", "Not found"
+
+
+class Conflict(SkerryError):
+    """The name is taken, the thing is in use, or it changed meanwhile."""
+
+    status, code, title = 409, "conflict", "In conflict with what exists"
+
+
+class QuotaExceeded(SkerryError):
+    """The project's quota does not allow this much."""
+
+    status, code, title = 403, "quota-exceeded", "The quota is used up"
+
+
+class NoCapacity(SkerryError):
+    """No host fits. `refusal` counts what each constraint cost."""
+
+    status, code, title = 409, "no-capacity", "No host fits"
+
+
+class TooLarge(SkerryError):
+    """A body over the limit."""
+
+    status, code, title = 413, "too-large", "The body is too large"
+
+
+class Temporary(SkerryError):
+    """It would work at another time: try again."""
+
+    status, code, title = 503, "temporary", "Not possible just now"
+
+
+ERRORS: tuple[type[SkerryError], ...] = (
+    Invalid, Unauthenticated, Denied, NotFound, Conflict, QuotaExceeded, NoCapacity, TooLarge, Temporary,
+)  # fmt: skip
+"""Every code that can appear in a problem document, for the reference page and the OpenAPI document."""

@@ -1,0 +1,23 @@
+"""Every kind there is, in the order in which pages and help texts show them. A new kind is one line here."""
+
+from common.kinds.host import HOST
+from common.kinds.image import IMAGE
+from common.kinds.keypair import KEYPAIR
+from common.kinds.kind import AnyKind
+from common.kinds.network import NETWORK
+from common.kinds.project import PROJECT
+from common.kinds.size import SIZE
+from common.kinds.token import TOKEN
+from common.kinds.vm import VM
+from common.kinds.volume import VOLUME
+
+KINDS: tuple[AnyKind, ...] = (PROJECT, TOKEN, HOST, SIZE, IMAGE, KEYPAIR, NETWORK, VOLUME, VM)
+
+
+def kind_named(name: str) -> AnyKind:
+    """Return the kind of that name. Raises KeyError for an unknown one."""
+    return next((kind for kind in KINDS if kind.name == name), None) or _unknown(name)
+
+
+def _unknown(name: str) -> AnyKind:
+    raise KeyError(f"there is no kind {name}; there are {', '.join(kind.name for kind in KINDS)}")

@@ -1,0 +1,69 @@
+"""host: a physical machine with an agent."""
+
+from typing import Annotated
+
+import msgspec
+
+from common.kinds.kind import Column, Extra, Kind, Role, Scope, Spec, Status
+
+
+class HostSpec(Spec, frozen=True):
+    """How a machine may be used. What it has is found by its agent and shown in the status."""
+
+    schedulable: Annotated[bool, msgspec.Meta(description="whether new machines may be placed on it")] = True
+    cpu_overcommit: Annotated[
+        float, msgspec.Meta(ge=0.1, le=64, description="vCPUs that may be sold per hardware thread")
+    ] = 4.0
+    memory_overcommit: Annotated[
+        float, msgspec.Meta(ge=0.1, le=4, description="memory that may be sold per memory built in")
+    ] = 1.0
+    reserved_memory_mib: Annotated[
+        int, msgspec.Meta(ge=0, le=1 << 24, description="memory kept for the machine itself, MiB")
+    ] = 512
+
+
+class HostStatus(Status, frozen=True):
+    """What the agent reported when it last said hello."""
+
+    address: str = ""
+    """Where other hosts reach it: the VXLAN tunnel endpoint."""
+    agent_version: str = ""
+    cpu_model: str = ""
+    cpu_threads: int = 0
+    memory_mib: int = 0
+    disk_gib: int = 0
+    virtualisation: str = ""
+    """`kvm`, or `tcg` where the CPU lacks svm/vmx."""
+    vms: int = 0
+    last_seen_at: float = 0
+
+
+HOST = Kind(
+    name="host",
+    plural="hosts",
+    prefix="host",
+    scope=Scope.CLOUD,
+    spec=HostSpec,
+    status=HostStatus,
+    summary="A physical machine with an agent. Creating one gives the one-time token with which it joins.",
+    example="skerry host create h1",
+    columns=(
+        Column(title="NAME", path="name"),
+        Column(title="STATE", path="status.state"),
+        Column(title="ADDRESS", path="status.address"),
+        Column(title="THREADS", path="status.cpu_threads"),
+        Column(title="MEMORY MIB", path="status.memory_mib"),
+        Column(title="DISK GIB", path="status.disk_gib"),
+        Column(title="VMS", path="status.vms"),
+        Column(title="VIRT", path="status.virtualisation"),
+        Column(title="MESSAGE", path="status.message"),
+    ),
+    extras=(
+        Extra(name="token", method="POST", summary="Give a new one-time join token.", role=Role.ADMIN),
+        Extra(name="audit", method="GET", summary="Compare wish and reality on the host.", role=Role.READER),
+    ),
+    create=Role.ADMIN,
+    change=Role.ADMIN,
+    delete=Role.ADMIN,
+    reveals="join token",
+)

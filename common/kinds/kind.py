@@ -1,0 +1,212 @@
+"""The descriptor of a kind: one declaration for routes, CLI, permissions, OpenAPI and reference pages."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_type_hints
+
+import msgspec
+
+from common.ids import Id, Revision
+from common.refusal import Refusal
+
+
+class Role(IntEnum):
+    """What a token may do in its project. Each role may do what those before it may."""
+
+    READER = 1
+    MEMBER = 2
+    ADMIN = 3
+
+    @classmethod
+    def named(cls, name: str) -> "Role":
+        """Return the role of that lower-case name."""
+        return cls[name.upper()]
+
+
+class Scope(StrEnum):
+    """Whether things of a kind belong to one project, or to the cloud as a whole (its operators change them)."""
+
+    PROJECT = "project"
+    CLOUD = "cloud"
+
+
+SYSTEM_PROJECT = "system"
+"""Tokens of this project speak for the cloud's operators: admin here is admin everywhere."""
+
+Name = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?$",
+        max_length=63,
+        description="lower-case letters, digits and dashes, a letter first: it is a host name",
+        examples=["web"],
+    ),
+]
+
+Labels = Annotated[
+    dict[
+        Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9](?:[a-z0-9._/-]{0,61}[a-z0-9])?$", max_length=63)],
+        Annotated[str, msgspec.Meta(max_length=255)],
+    ],
+    msgspec.Meta(max_length=64, description="free key=value pairs to filter by"),
+]
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Marks a spec field (in Annotated) that names a thing of another kind. Users write names or ids; ids are stored."""
+
+    kind: str
+
+
+@dataclass(frozen=True)
+class ServerSet:
+    """Marks a spec field (in Annotated) that only Skerry sets: a verb, an upload, a planner. Refused in bodies."""
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a user wants. Every field has a description and its bounds in `msgspec.Meta`."""
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was last seen, for people. Nothing reads it to decide."""
+
+    state: str = "accepted"
+    message: str = ""
+    why: Refusal | None = None
+
+
+S = TypeVar("S", bound=Spec)
+T = TypeVar("T", bound=Status)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of the kind's list: a dotted path into the resource (`spec.size`, `status.address`, `name`)."""
+
+    title: str
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """A one-shot wish, made into state: `change` gives the spec that says it. `POST …/{name}/{verb}`."""
+
+    name: str
+    summary: str
+    change: Callable[[Any], Any]
+    role: Role = Role.MEMBER
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extra:
+    """A route and a command of one kind that is neither CRUD nor a verb: a console, an upload, a log, an audit.
+
+    The controller wires a handler for each (controller/api/extras.py), the CLI a command (controller/cli/extras.py);
+    a gate test fails where either is missing.
+    """
+
+    name: str
+    method: str
+    summary: str
+    role: Role
+    accepts: str = ""
+    returns: str = "application/json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind(Generic[S, T]):
+    """One type of resource. Adding one is its file here, its planner in controller/kinds and a line in KINDS."""
+
+    name: str
+    plural: str
+    prefix: str
+    scope: Scope
+    spec: type[S]
+    status: type[T]
+    summary: str
+    example: str
+    columns: tuple[Column, ...]
+    verbs: tuple[Verb, ...] = ()
+    extras: tuple[Extra, ...] = ()
+    read: Role = Role.READER
+    create: Role | None = Role.MEMBER
+    change: Role | None = Role.MEMBER
+    delete: Role | None = Role.MEMBER
+    fixed: frozenset[str] = frozenset()
+    """Spec fields that a PATCH can't change; the message says to make a new one."""
+    shared: bool = False
+    """Things of this kind may be `public`: visible (not changeable) from every project."""
+    reveals: str = ""
+    """What creating one shows once and never again: the CLI prints it under this title."""
+
+
+class Resource(msgspec.Struct, Generic[S, T], frozen=True, kw_only=True):
+    """One thing as it stands in the store, in memory and (rendered) in the API."""
+
+    id: Id
+    kind: str
+    project: str
+    """The project's name; empty for things of the cloud."""
+    name: str
+    labels: dict[str, str]
+    generation: int
+    """Counts changes of spec, from 1."""
+    observed_generation: int
+    """The generation that was last made true."""
+    spec: S
+    status: T
+    owner: Id | None
+    """The resource that made this one and takes it along when it goes (a VM its root volume)."""
+    created_at: float
+    deleted_at: float | None
+    """When deletion was accepted; None while wanted."""
+    revision: Revision
+
+
+AnyKind = Kind[Any, Any]
+AnyResource = Resource[Any, Any]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A spec field as everything generated sees it."""
+
+    name: str
+    type: Any
+    description: str
+    ref: str | None
+    server_set: bool
+    required: bool
+    default: Any
+
+
+def fields(spec: type[Spec]) -> tuple[Field, ...]:
+    """Return the fields of a spec, in order, with their marks and descriptions."""
+    hints = get_type_hints(spec, include_extras=True)
+    found = []
+    for field in msgspec.structs.fields(spec):
+        marks = _marks(hints[field.name])
+        metas = [m for m in marks if isinstance(m, msgspec.Meta)]
+        default = field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
+        found.append(
+            Field(
+                name=field.name,
+                type=hints[field.name],
+                description=next((m.description for m in metas if m.description), ""),
+                ref=next((m.kind for m in marks if isinstance(m, Ref)), None),
+                server_set=any(isinstance(m, ServerSet) for m in marks),
+                required=field.required,
+                default=None if default is msgspec.NODEFAULT else default,
+            )
+        )
+    return tuple(found)
+
+
+def _marks(hint: Any) -> list[Any]:
+    """Collect the Annotated marks of a type and of its members (`tuple[Annotated[str, Ref("network")], ...]`)."""
+    own = list(getattr(hint, "__metadata__", ()))
+    for member in get_args(hint):
+        own += _marks(member)
+    return own

@@ -1,0 +1,249 @@
+"""Every message between controller and agent: one tagged union each way, msgpack over one websocket per host.
+
+The agent dials. First message up is `Hello`, first down `Welcome` or `Refused`. Then, in any order:
+down `DesiredBatch`, `Call`, stream frames; up `Reports`, `Metrics`, `HostEvent`, `Reply`, stream frames.
+A stream (console) is opened by a `Call`, carries `StreamData` both ways against credit, and ends with `StreamEnd`.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from common.codec import to_pack
+from common.documents import Desired, DocKey, Report
+from common.ids import HostId, Id, RequestId, Revision
+
+PROTOCOL = 1
+"""The version this code speaks. An agent may be one behind its controller."""
+
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+"""A larger frame ends the link. Batches are cut to stay below it."""
+
+BATCH = 256
+"""Documents or reports in one message."""
+
+STREAM_WINDOW_BYTES = 256 * 1024
+"""Bytes a stream's sender may have under way before the receiver grants more."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="m", omit_defaults=True):
+    """The base of all messages. Unknown fields are passed over, so that either side may be one version ahead."""
+
+
+class Nic(msgspec.Struct, frozen=True, kw_only=True):
+    """A network interface of the host."""
+
+    name: str
+    mac: str
+    mtu: int
+    addresses: tuple[str, ...] = ()
+
+
+class Capability(msgspec.Struct, frozen=True, kw_only=True):
+    """Something found by trying it, not by version: `kvm`, `vxlan`, `bridge-conntrack`, `lvm`, …"""
+
+    name: str
+    works: bool
+    detail: str = ""
+
+
+class Inventory(msgspec.Struct, frozen=True, kw_only=True):
+    """What the machine has."""
+
+    cpu_model: str
+    cpu_flags: tuple[str, ...]
+    cpu_threads: int
+    memory_mib: int
+    disk_gib: int
+    """Of the pool that holds volumes."""
+    nics: tuple[Nic, ...]
+    capabilities: tuple[Capability, ...]
+    virtualisation: Literal["kvm", "tcg"]
+    kernel: str
+    boot_id: str
+    vtep: str
+    """The address other hosts tunnel to."""
+    underlay_mtu: int
+
+
+# --- up -----------------------------------------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True):
+    """Who I am, what I have, and what I already know."""
+
+    protocol: int
+    agent_version: str
+    host: HostId
+    inventory: Inventory
+    desired_digest: str
+    """`digest` over the (key, revision) pairs on the agent's disk."""
+    observed_digest: str
+    """`reports_digest` of the reports the agent last made."""
+
+
+class Reports(Message, frozen=True):
+    """What was seen. `full`: these are all there are, forget others."""
+
+    reports: tuple[Report, ...]
+    full: bool = False
+
+
+class GuestMetrics(msgspec.Struct, frozen=True, array_like=True):
+    """One guest's counters since its start; order is the wire format."""
+
+    vm: Id
+    cpu_ns: int
+    memory_used_mib: int
+    disk_read_bytes: int
+    disk_write_bytes: int
+    net_rx_bytes: int
+    net_tx_bytes: int
+
+
+class HostMetrics(msgspec.Struct, frozen=True, array_like=True):
+    """The host's own figures; order is the wire format."""
+
+    cpu_percent: float
+    memory_used_mib: int
+    disk_used_gib: float
+    load_1: float
+    net_rx_bytes: int
+    net_tx_bytes: int
+    agent_rss_mib: float
+    guests_running: int
+
+
+class Metrics(Message, frozen=True):
+    """One positional vector per interval."""
+
+    at: float
+    host: HostMetrics
+    guests: tuple[GuestMetrics, ...]
+
+
+class HostEvent(Message, frozen=True):
+    """Something that happened on the host and is worth a line in the event table (a guest crashed, …)."""
+
+    at: float
+    subject: str
+    """A document key, or empty for the host itself."""
+    action: str
+    message: str
+
+
+class Reply(Message, frozen=True):
+    """The answer to a `Call`. `body` is msgpack of the type that the verb promises; `problem` says why not."""
+
+    call: int
+    body: bytes = b""
+    problem: str = ""
+
+
+# --- down ---------------------------------------------------------------------------------------------------------
+
+
+class Welcome(Message, frozen=True):
+    """The link is up."""
+
+    protocol: int
+    controller_version: str
+    host_name: str
+    send_reports: bool
+    """Send `Reports(full=True)`: the controller does not know what you see."""
+    metrics_every_s: float
+
+
+class Refused(Message, frozen=True):
+    """No link, and why. The agent logs it and tries again later."""
+
+    reason: str
+
+
+class DesiredBatch(Message, frozen=True):
+    """Upserts and tombstones. `full` (over the batches up to `last`): the controller knows no other documents."""
+
+    items: tuple[Desired, ...]
+    full: bool = False
+    last: bool = True
+
+
+class AttachConsole(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Open the serial console of a VM as stream number `stream`. Reply: empty."""
+
+    vm: Id
+    stream: int
+
+
+class ReadSerialLog(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Reply: up to `tail_bytes` last bytes of the VM's serial log (raw)."""
+
+    vm: Id
+    tail_bytes: int
+
+
+class Survey(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Look at everything on the host that Skerry could have made. Reply: tuple[Found, ...] in msgpack."""
+
+
+Order = AttachConsole | ReadSerialLog | Survey
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that exists on a host, for the auditor."""
+
+    what: str
+    """`domain`, `disk`, `tap`, `bridge`, `vxlan`, `namespace`, `fdb`, `neighbour`, `lease`, `dnsmasq`, `file`."""
+    name: str
+    owner: Id | None
+    """From the name or its metadata; None: not Skerry's by name, though in a place where only Skerry builds."""
+    detail: str = ""
+
+
+class Call(Message, frozen=True):
+    """Do this now and answer. Unlike documents, a call is not repeated."""
+
+    call: int
+    order: Order
+    request: RequestId
+
+
+# --- both ways ----------------------------------------------------------------------------------------------------
+
+
+class StreamData(Message, frozen=True):
+    """Bytes of a stream."""
+
+    stream: int
+    data: bytes
+
+
+class StreamCredit(Message, frozen=True):
+    """The receiver has taken this many more bytes."""
+
+    stream: int
+    bytes: int
+
+
+class StreamEnd(Message, frozen=True):
+    """No more of this stream."""
+
+    stream: int
+    reason: str = ""
+
+
+Up = Hello | Reports | Metrics | HostEvent | Reply | StreamData | StreamCredit | StreamEnd
+Down = Welcome | Refused | DesiredBatch | Call | StreamData | StreamCredit | StreamEnd
+
+
+def digest(pairs: Iterable[tuple[DocKey, Revision]]) -> str:
+    """Return one short name for a set of (key, revision) pairs, the same on both sides whatever the order."""
+    text = "\n".join(f"{key} {revision}" for key, revision in sorted(pairs))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def reports_digest(reports: Iterable[Report]) -> str:
+    """Return one short name for a set of reports, the same on both sides whatever the order."""
+    return hashlib.sha256(to_pack(sorted(reports, key=lambda report: report.key))).hexdigest()[:32]

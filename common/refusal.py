@@ -1,0 +1,23 @@
+"""Why something is not so yet, in words and numbers a tenant understands."""
+
+import msgspec
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
+    """One constraint and the number of hosts it rules out."""
+
+    constraint: str
+    hosts: int
+    detail: str = ""
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why no host fits: what each constraint cost, and the smallest change that would fit.
+
+    A host that breaks two constraints counts under both, so the costs may sum to more than `hosts`.
+    """
+
+    summary: str
+    hosts: int = 0
+    costs: tuple[Cost, ...] = ()
+    smallest_change: str = ""
