@@ -55,7 +55,7 @@ Labels = Annotated[
 
 @dataclass(frozen=True)
 class Ref:
-    """Marks a spec field (in Annotated) that names a thing of another kind. Users write names or ids; ids are stored."""
+    """Marks a spec field (in Annotated) that names a thing of another kind. Users write name or id; ids are stored."""
 
     kind: str
 
