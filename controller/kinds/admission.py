@@ -1,0 +1,302 @@
+"""From a caller's words to rows that can be committed, or a refusal that says what to do: pure.
+
+Every mutation of every kind passes here: names, references and bounds are checked for all kinds alike, then the
+kind's own `admit` has its say. What comes out is one `Admission`, which the store commits in one transaction.
+"""
+
+import os
+from typing import Any
+
+import msgspec
+
+from common.codec import convert, plain, to_json
+from common.errors import Conflict, Denied, FieldError, Invalid, NotFound
+from common.ids import Entropy, Revision, new_id
+from common.kinds import kind_named
+from common.kinds.kind import AnyKind, AnyResource, Labels, Name, Resource, Scope, Spec, Verb, fields
+from common.secret import Secret, new_token
+from controller.auth.caller import Caller
+from controller.kinds.planners import planner_of
+from controller.store.rows import Event, Operation
+from controller.store.working import WorkingSet
+from controller.store.writes import AnyWrite
+
+NONE = Revision(0)
+
+
+class NewResource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of a create."""
+
+    name: Name
+    labels: Labels = {}
+    spec: dict[str, Any] = {}
+
+
+class Patch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of a change: fields that are absent stay."""
+
+    labels: Labels | None = None
+    spec: dict[str, Any] = {}
+
+
+class Admission(msgspec.Struct, frozen=True, kw_only=True):
+    """One accepted mutation: what to commit together."""
+
+    resource: AnyResource
+    was: AnyResource | None
+    """As the caller saw it; the commit is refused where it changed since."""
+    operation: Operation
+    event: Event
+    writes: tuple[AnyWrite, ...] = ()
+    revealed: Secret | None = None
+    """Shown once to the caller, stored nowhere."""
+    closes: tuple[Operation, ...] = ()
+    """Open operations that this one overtakes, as they end."""
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True):
+    """What every admission needs beside its subject."""
+
+    seen: WorkingSet
+    caller: Caller
+    now: float
+    entropy: Entropy = os.urandom
+
+
+def create(context: Context, kind: AnyKind, project: str, body: NewResource) -> Admission:
+    """Admit a new resource. Raises Invalid, Denied, NotFound (a reference) or Conflict (the name is taken)."""
+    where = "" if kind.scope is Scope.CLOUD else project
+    if where:
+        owner = context.seen.named("project", "", where)
+        if owner is None and not context.caller.operates:
+            raise NotFound(f"there is no project {where}")
+        if owner is None:
+            context.seen.find("project", "", where)
+        elif owner.deleted_at is not None:
+            raise Conflict(f"project {where} is being deleted", fix="use another project")
+    if taken := context.seen.named(kind.name, where, body.name):
+        raise Conflict(*_taken(kind, taken))
+    spec = _decode(context, kind, where, body.spec, {})
+    row: AnyResource = Resource(
+        id=new_id(kind.prefix, context.entropy),
+        kind=kind.name,
+        project=where,
+        name=body.name,
+        labels=body.labels,
+        generation=1,
+        observed_generation=0,
+        spec=spec,
+        status=kind.status(),
+        owner=None,
+        created_at=context.now,
+        deleted_at=None,
+        revision=NONE,
+    )
+    row = _admitted(context, row, None)
+    planner = planner_of(kind.name)
+    revealed = new_token(planner.reveals, context.entropy) if planner.reveals else None
+    writes = planner.reveal(row, revealed, context.now) if revealed else ()
+    return _admission(context, "create", row, None, writes=writes, revealed=revealed)
+
+
+def change(context: Context, row: AnyResource, body: Patch) -> Admission:
+    """Admit a change of spec or labels. Raises Invalid, also for a field that is fixed, and Conflict."""
+    kind = kind_named(row.kind)
+    _refuse_deleting(row)
+    for field in body.spec:
+        if field in kind.fixed:
+            raise Invalid(
+                f"{kind.name} {row.name}: {field} can't change once it is made",
+                fix=f"make a new {kind.name} with another {field}",
+                errors=(FieldError(field=f"spec.{field}", message="can't change"),),
+            )
+    spec = _decode(context, kind, row.project, body.spec, plain(row.spec))
+    labels = row.labels if body.labels is None else body.labels
+    after = msgspec.structs.replace(row, spec=spec, labels=labels, generation=row.generation + 1)
+    return _admission(context, "set", _admitted(context, after, row), row)
+
+
+def verb(context: Context, row: AnyResource, what: Verb) -> Admission:
+    """Admit a one-shot verb as the change of spec that says it."""
+    _refuse_deleting(row)
+    after = msgspec.structs.replace(row, spec=what.change(row.spec), generation=row.generation + 1)
+    return _admission(context, what.name, _admitted(context, after, row), row)
+
+
+def record(context: Context, row: AnyResource, spec: Spec, what: str) -> Admission:
+    """Admit what Skerry itself found out and writes into a spec (an upload's digest)."""
+    _refuse_deleting(row)
+    after = msgspec.structs.replace(row, spec=spec, generation=row.generation + 1)
+    return _admission(context, what, after, row)
+
+
+def reissue(context: Context, row: AnyResource) -> Admission:
+    """Admit a new secret for a thing that reveals one; the one before it stops being good."""
+    _refuse_deleting(row)
+    planner = planner_of(row.kind)
+    revealed = new_token(planner.reveals, context.entropy)
+    writes = planner.reveal(row, revealed, context.now)
+    after = msgspec.structs.replace(row, generation=row.generation + 1)
+    return _admission(context, "token", after, row, writes=writes, revealed=revealed)
+
+
+def delete(context: Context, row: AnyResource) -> Admission:
+    """Admit a deletion: accepted in every state of the thing, refused only while others that are wanted use it."""
+    if row.owner is not None and (owner := context.seen.get(row.owner)) and owner.deleted_at is None:
+        raise Conflict(
+            f"{row.kind} {row.name} belongs to {owner.kind} {owner.name}", fix=f"delete {owner.kind} {owner.name}"
+        )
+    wanted = [user for user in context.seen.users(row.id) if user.deleted_at is None]
+    if wanted:
+        named = ", ".join(f"{user.kind} {user.name}" for user in wanted[:5])
+        more = f" and {len(wanted) - 5} more" if len(wanted) > 5 else ""
+        raise Conflict(f"{row.kind} {row.name} is used by {named}{more}", fix="delete those first")
+    planner_of(row.kind).admit_delete(row, context.seen)
+    if row.deleted_at is not None:
+        after = row
+    else:
+        after = msgspec.structs.replace(row, deleted_at=context.now, generation=row.generation + 1)
+    return _admission(context, "delete", after, row)
+
+
+def cancel(context: Context, operation: Operation) -> Admission:
+    """Admit the withdrawal of a wish: a create is deleted again, a change set back. A delete can't be taken back."""
+    row = context.seen.get(operation.resource)
+    if operation.finished_at is not None or row is None:
+        raise Conflict(f"operation {operation.id} has ended ({operation.state})", fix="there is nothing to cancel")
+    if operation.verb == "delete":
+        raise Conflict(
+            f"{operation.kind} {operation.name} is being destroyed: a delete can't be taken back",
+            fix="wait for it, then make a new one",
+        )
+    if operation.verb == "create":
+        return delete(context, row)
+    if row.generation != operation.generation:
+        raise Conflict(
+            f"{operation.kind} {operation.name} was changed after operation {operation.id}",
+            fix="cancel the later operation, or set what you want",
+        )
+    kind = kind_named(row.kind)
+    before = msgspec.json.decode(operation.previous_spec, type=kind.spec)
+    after = msgspec.structs.replace(row, spec=before, generation=row.generation + 1)
+    return _admission(context, "cancel", _admitted(context, after, row), row)
+
+
+def _admitted(context: Context, row: AnyResource, before: AnyResource | None) -> AnyResource:
+    spec = planner_of(row.kind).admit(row, before, context.seen, context.caller)
+    return msgspec.structs.replace(row, spec=spec)
+
+
+def _admission(
+    context: Context,
+    what: str,
+    row: AnyResource,
+    was: AnyResource | None,
+    *,
+    writes: tuple[AnyWrite, ...] = (),
+    revealed: Secret | None = None,
+) -> Admission:
+    caller = context.caller
+    operation = Operation(
+        id=new_id("op", context.entropy),
+        verb=what,
+        kind=row.kind,
+        resource=row.id,
+        project=row.project,
+        name=row.name,
+        generation=row.generation,
+        actor=caller.actor,
+        request=caller.request,
+        state="running",
+        message="accepted",
+        progress=0.0,
+        why=None,
+        previous_spec=to_json(was.spec) if was else b"",
+        created_at=context.now,
+        finished_at=None,
+        revision=NONE,
+    )
+    overtaken = context.seen.open_operations(row.id) if what in ("delete", "cancel") else ()
+    return Admission(
+        resource=row,
+        was=was,
+        operation=operation,
+        event=event_of(context, f"{row.kind}.{what}", row, was),
+        writes=writes,
+        revealed=revealed,
+        closes=tuple(
+            msgspec.structs.replace(
+                op, state="cancelled", message=f"overtaken by {what} {operation.id}", finished_at=context.now
+            )
+            for op in overtaken
+            if op.verb != "delete"
+        ),
+    )
+
+
+def event_of(context: Context, action: str, row: AnyResource, was: AnyResource | None) -> Event:
+    """Return the event of a mutation, with the spec before and after."""
+    return Event(
+        seq=0,
+        at=context.now,
+        actor=context.caller.actor,
+        request=context.caller.request,
+        action=action,
+        kind=row.kind,
+        resource=row.id,
+        project=row.project,
+        name=row.name,
+        message="",
+        before=to_json(was.spec) if was else b"",
+        after=b"" if row.deleted_at is not None else to_json(row.spec),
+    )
+
+
+def _refuse_deleting(row: AnyResource) -> None:
+    if row.deleted_at is not None:
+        raise Conflict(f"{row.kind} {row.name} is being deleted", fix="wait until it is gone, then make a new one")
+
+
+def _taken(kind: AnyKind, taken: AnyResource) -> tuple[str]:
+    going = ", which is being deleted" if taken.deleted_at is not None else ""
+    where = f" in project {taken.project}" if taken.project else ""
+    return (f"there is a {kind.name} {taken.name}{where} already{going}",)
+
+
+def _decode(context: Context, kind: AnyKind, project: str, given: dict[str, Any], base: dict[str, Any]) -> Spec:
+    """Turn a body's spec over a base into the kind's spec, references resolved to ids."""
+    known = {field.name: field for field in fields(kind.spec)}
+    for name in given:
+        if name in known and known[name].server_set:
+            raise Invalid(
+                f"{kind.name}: {name} is set by Skerry, not by a request",
+                fix="leave it out" + (f"; use the verbs {', '.join(v.name for v in kind.verbs)}" if kind.verbs else ""),
+                errors=(FieldError(field=f"spec.{name}", message="is set by Skerry"),),
+            )
+    spec: Spec = convert(base | given, kind.spec, f"{kind.name} spec")
+    resolved: dict[str, Any] = {}
+    for field in known.values():
+        value = getattr(spec, field.name)
+        if field.ref and value and not (field.name in base and field.name not in given):
+            resolved[field.name] = _resolve(context, field.name, field.ref, project, value)
+    return msgspec.structs.replace(spec, **resolved)
+
+
+def _resolve(context: Context, field: str, kind: str, project: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return tuple(_resolve(context, field, kind, project, one) for one in value)
+    try:
+        found = context.seen.find(kind, project, value)
+    except NotFound as err:
+        raise NotFound(
+            err.detail, fix=err.fix, errors=(FieldError(field=f"spec.{field}", message=err.detail),)
+        ) from err
+    if found.deleted_at is not None:
+        raise Conflict(f"{kind} {found.name} is being deleted", fix=f"use another {kind}")
+    return found.id
+
+
+def require_operator(caller: Caller, what: str) -> None:
+    """Raise Denied unless the caller is one of the cloud's operators."""
+    if not caller.operates:
+        raise Denied(f"{what} is for the cloud's operators", fix="use an admin token of project system")

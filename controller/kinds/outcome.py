@@ -1,0 +1,65 @@
+"""What a planner says: the one next step, or why there is none. Planners are pure; `controller.loop` carries it out."""
+
+import msgspec
+
+from common.ids import HostId, Id
+from common.kinds.kind import Status
+from common.refusal import Refusal
+from controller.store.writes import AnyWrite
+
+LOOK_AGAIN_S = 60.0
+"""Every resource is looked at again after this long, whatever happened: drift is repaired, not only work resumed."""
+
+
+class Do(msgspec.Struct, frozen=True, kw_only=True):
+    """Commit these writes in one transaction, then look again."""
+
+    writes: tuple[AnyWrite, ...]
+    say: str
+
+
+class Demand(msgspec.Struct, frozen=True, kw_only=True):
+    """What the scheduler has to find a host for."""
+
+    owner: Id
+    vcpus: int
+    memory_mib: int
+    disk_gib: int
+    host: HostId | None = None
+    """Only this host will do."""
+    size: str = ""
+    """The size's name, for the words of a refusal."""
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Have the scheduler choose a host, and commit the claim with these writes. No host fits: like Blocked."""
+
+    demand: Demand
+    writes: tuple[AnyWrite, ...]
+    status: Status
+    """Shown while it can't be placed; the refusal is added."""
+
+
+class Wait(msgspec.Struct, frozen=True, kw_only=True):
+    """Nothing to do until something moves: a report, another resource, or so many seconds."""
+
+    status: Status
+    message: str
+    progress: float = 0.0
+    seconds: float = LOOK_AGAIN_S
+
+
+class Blocked(msgspec.Struct, frozen=True, kw_only=True):
+    """It can't go on as things are; the wish stands and is tried again when capacity or another row changes."""
+
+    status: Status
+    why: Refusal
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True):
+    """Reality is as wished: closes the operations of this generation."""
+
+    status: Status
+
+
+Outcome = Do | Place | Wait | Blocked | Done

@@ -1,0 +1,65 @@
+"""The planner of each kind, found by the kind's name: `controller/kinds/<kind>.py`.
+
+Each such module is one page, the whole life of its kind: `plan`, and where the defaults below don't do, `admit`,
+`admit_delete`, `REVEALS` and `reveal`.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+
+import msgspec
+
+from common.errors import SkerryError
+from common.kinds.kind import AnyResource, Spec
+from common.secret import Secret
+from controller.auth.caller import Caller
+from controller.kinds.outcome import Outcome
+from controller.store.working import WorkingSet
+from controller.store.writes import AnyWrite
+
+Plan = Callable[[AnyResource, WorkingSet, float], Outcome]
+Admit = Callable[[AnyResource, AnyResource | None, WorkingSet, Caller], Spec]
+AdmitDelete = Callable[[AnyResource, WorkingSet], None]
+Reveal = Callable[[AnyResource, Secret, float], tuple[AnyWrite, ...]]
+
+
+class Planner(msgspec.Struct, frozen=True, kw_only=True):
+    """What the controller knows of one kind. All functions are pure."""
+
+    plan: Plan
+    """(row, what is seen, now) -> the one next step, or why there is none."""
+    admit: Admit
+    """(row as it would be, row as it is, what is seen, who asks) -> the spec to store. Raises what the caller did."""
+    admit_delete: AdmitDelete
+    """(row, what is seen): raises Conflict where others would be harmed."""
+    reveals: str
+    """The prefix of the secret that creating one shows once; empty: none."""
+    reveal: Reveal
+    """(row, secret, now) -> the writes that make it good."""
+
+
+def _admit(row: AnyResource, _was: AnyResource | None, _seen: WorkingSet, _caller: Caller) -> Spec:
+    spec: Spec = row.spec
+    return spec
+
+
+def _admit_delete(_row: AnyResource, _seen: WorkingSet) -> None:
+    return
+
+
+def _reveal(row: AnyResource, _secret: Secret, _now: float) -> tuple[AnyWrite, ...]:
+    raise SkerryError(f"{row.kind} reveals nothing")
+
+
+@cache
+def planner_of(kind: str) -> Planner:
+    """Return the planner of a kind. Raises ModuleNotFoundError where its page is missing."""
+    page = import_module(f"controller.kinds.{kind}")
+    return Planner(
+        plan=page.plan,
+        admit=getattr(page, "admit", _admit),
+        admit_delete=getattr(page, "admit_delete", _admit_delete),
+        reveals=getattr(page, "REVEALS", ""),
+        reveal=getattr(page, "reveal", _reveal),
+    )

@@ -1,0 +1,148 @@
+"""The typed rows beside `resource`: what the database must defend, and what can't be looked at again.
+
+They are the same structs in the store, in the working set and in the planners' hands.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from common.documents import AnyDoc, DocKey
+from common.ids import HostId, Id, RequestId, Revision
+from common.kinds.kind import AnyResource, Role
+from common.refusal import Refusal
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """The base of all rows."""
+
+
+class Placement(Row, frozen=True):
+    """Capacity of one host that belongs to one owner. Unique per owner; a host's sum stays below what it sells."""
+
+    owner: Id
+    host: HostId
+    vcpus: int
+    memory_mib: int
+    disk_gib: int
+
+
+class Address(Row, frozen=True):
+    """One address of one network that belongs to one NIC. Unique per (network, address) and per (vm, index)."""
+
+    network: Id
+    address: str
+    vm: Id
+    index: int
+    mac: str
+
+
+class Vni(Row, frozen=True):
+    """The VXLAN network identifier of one network. Unique both ways."""
+
+    network: Id
+    vni: int
+
+
+class Document(Row, frozen=True):
+    """What one host should have, or (gone) should destroy. Kept until the host reports it gone."""
+
+    host: HostId
+    key: DocKey
+    owner: Id
+    doc: AnyDoc
+    gone: bool
+    revision: Revision
+
+
+OperationState = Literal["running", "blocked", "done", "failed", "cancelled"]
+
+
+class Operation(Row, frozen=True, omit_defaults=True):
+    """A promise shown to the user. Nothing reads it to decide."""
+
+    id: Id
+    verb: str
+    kind: str
+    resource: Id
+    project: str
+    name: str
+    generation: int
+    """The generation of the resource that makes it done."""
+    actor: str
+    request: RequestId
+    state: OperationState
+    message: str
+    progress: float
+    """0 to 1."""
+    why: Refusal | None
+    previous_spec: bytes
+    """The spec (JSON) before it, for cancel; empty for a create."""
+    created_at: float
+    finished_at: float | None
+    revision: Revision
+
+
+class Event(Row, frozen=True, omit_defaults=True):
+    """One line of the append-only table that audit, watch and billing read."""
+
+    seq: int
+    at: float
+    actor: str
+    request: RequestId
+    action: str
+    """`vm.create`, `vm.running`, `host.connected`, …"""
+    kind: str
+    resource: Id
+    project: str
+    name: str
+    message: str
+    before: bytes
+    """The spec (JSON) before a change, else empty."""
+    after: bytes
+
+
+class Token(Row, frozen=True):
+    """The hash of a bearer token."""
+
+    digest: str
+    resource: Id
+    project: str
+    role: Role
+
+
+class Enrolment(Row, frozen=True):
+    """How a host may join and what it joined with."""
+
+    host: HostId
+    join_digest: str
+    """Of the one-time token; empty once used."""
+    join_expires_at: float
+    certificate_serial: str
+    """Hex; the one certificate that is good. Empty: none yet, or revoked."""
+
+
+class QueueRow(Row, frozen=True):
+    """That a resource must be looked at again, and when."""
+
+    resource: Id
+    due_at: float
+    pokes: int
+
+
+AnyRow = Placement | Address | Vni | Document | Operation | Event | Token | Enrolment | QueueRow
+
+
+class Put(msgspec.Struct, frozen=True):
+    """A row as it stands after a commit."""
+
+    row: AnyRow | AnyResource
+
+
+class Gone(msgspec.Struct, frozen=True):
+    """A row that a commit removed, as it stood before."""
+
+    row: AnyRow | AnyResource
+
+
+Change = Put | Gone

@@ -1,0 +1,310 @@
+"""The working set: every live row in memory, indexed, fed by the store's changes and by what hosts report.
+
+It is plain data and does no I/O: planners and the scheduler read it, lists and watches are served from it, and
+nobody but `apply` and the fleet changes it. One per controller process.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import TypeVar
+
+import msgspec
+
+from common.documents import DocKey, Report
+from common.errors import NotFound
+from common.ids import HostId, Id, Revision
+from common.kinds import kind_named
+from common.kinds.kind import AnyResource, Resource, Scope, fields
+from common.protocol import Inventory, Metrics
+from controller.store.rows import (
+    Address,
+    AnyRow,
+    Change,
+    Document,
+    Enrolment,
+    Event,
+    Operation,
+    Placement,
+    Put,
+    QueueRow,
+    Token,
+    Vni,
+)
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class HostView(msgspec.Struct, kw_only=True):
+    """What is known of a host beside its row: memory only, gone with the process, sent again at every connect."""
+
+    connected: bool = False
+    since: float = 0
+    """When `connected` last changed."""
+    inventory: Inventory | None = None
+    reports: dict[DocKey, Report] = msgspec.field(default_factory=dict)
+    reported: bool = False
+    """Whether a full set of reports has come on this link."""
+    metrics: Metrics | None = None
+
+
+class Used(msgspec.Struct, kw_only=True):
+    """Capacity of a host that is sold."""
+
+    vcpus: int = 0
+    memory_mib: int = 0
+    disk_gib: int = 0
+
+
+class WorkingSet:
+    """Every live row, by the keys that readers need."""
+
+    def __init__(self) -> None:
+        self.revision = Revision(0)
+        self._resources: dict[Id, AnyResource] = {}
+        self._by_name: dict[tuple[str, str, str], Id] = {}
+        self._by_kind: dict[str, dict[Id, AnyResource]] = defaultdict(dict)
+        self._by_owner: dict[Id, set[Id]] = defaultdict(set)
+        self._users: dict[Id, set[Id]] = defaultdict(set)
+        self._placements: dict[Id, Placement] = {}
+        self._on_host: dict[HostId, dict[Id, Placement]] = defaultdict(dict)
+        self._used: dict[HostId, Used] = defaultdict(Used)
+        self._addresses: dict[Id, dict[int, Address]] = defaultdict(dict)
+        self._in_network: dict[Id, dict[tuple[Id, int], Address]] = defaultdict(dict)
+        self._vnis: dict[Id, int] = {}
+        self._documents: dict[HostId, dict[DocKey, Document]] = defaultdict(dict)
+        self._owned_documents: dict[Id, dict[tuple[HostId, DocKey], Document]] = defaultdict(dict)
+        self._operations: dict[Id, Operation] = {}
+        self._open_operations: dict[Id, dict[Id, Operation]] = defaultdict(dict)
+        self._tokens: dict[str, Token] = {}
+        self._enrolments: dict[HostId, Enrolment] = {}
+        self._hosts: dict[HostId, HostView] = {}
+
+    # --- resources ------------------------------------------------------------------------------------------------
+
+    def get(self, resource: Id) -> AnyResource | None:
+        """Return a resource by id; None for one that is gone (or never was)."""
+        return self._resources.get(resource)
+
+    def named(self, kind: str, project: str, name: str) -> AnyResource | None:
+        """Return a resource by the name it has in its project (empty for things of the cloud)."""
+        found = self._by_name.get((kind, project, name))
+        return self._resources[found] if found else None
+
+    def find(self, kind: str, project: str, name_or_id: str) -> AnyResource:
+        """Return what a user of a project means: its own by name or id, or a public one of another project.
+
+        Raises NotFound, naming what there is instead.
+        """
+        own = "" if kind_named(kind).scope is Scope.CLOUD else project
+        found = self.named(kind, own, name_or_id) or self._resources.get(Id(name_or_id))
+        if found and found.kind == kind and (found.project == own or is_public(found)):
+            return found
+        if kind_named(kind).shared:
+            public = [row for row in self.of_kind(kind) if row.name == name_or_id and is_public(row)]
+            if public:
+                return min(public, key=lambda row: row.created_at)
+        raise NotFound(
+            f"there is no {kind} {name_or_id}" + (f" in project {own}" if own else ""), fix=self._instead(kind, own)
+        )
+
+    def _instead(self, kind: str, project: str) -> str:
+        there = sorted(row.name for row in self.of_kind(kind) if row.project == project or is_public(row))
+        if not there:
+            return f"there is none yet; make one: {kind_named(kind).example}"
+        return f"there is {', '.join(there[:10])}" + (f" and {len(there) - 10} more" if len(there) > 10 else "")
+
+    def of_kind(self, kind: str) -> Iterable[AnyResource]:
+        """Return all resources of a kind, in no order."""
+        return self._by_kind[kind].values()
+
+    def children(self, owner: Id) -> tuple[AnyResource, ...]:
+        """Return the resources that this one made."""
+        return tuple(self._resources[child] for child in sorted(self._by_owner.get(owner, ())))
+
+    def users(self, resource: Id) -> tuple[AnyResource, ...]:
+        """Return the resources whose spec refers to this one, by id order."""
+        return tuple(self._resources[user] for user in sorted(self._users.get(resource, ())))
+
+    def name_of(self, resource: str) -> str:
+        """Return the name behind an id, or the id itself where it is gone."""
+        found = self._resources.get(Id(resource))
+        return found.name if found else resource
+
+    def __iter__(self) -> Iterator[AnyResource]:
+        return iter(self._resources.values())
+
+    # --- claims, documents, operations ----------------------------------------------------------------------------
+
+    def placement(self, owner: Id) -> Placement | None:
+        """Return where a VM's capacity is reserved."""
+        return self._placements.get(owner)
+
+    def placed_on(self, host: HostId) -> tuple[Placement, ...]:
+        """Return all that is reserved on a host."""
+        return tuple(self._on_host[host].values()) if host in self._on_host else ()
+
+    def used(self, host: HostId) -> Used:
+        """Return the sum of all that is reserved on a host."""
+        return self._used[host]
+
+    def addresses(self, vm: Id) -> tuple[Address, ...]:
+        """Return a VM's addresses in NIC order."""
+        return tuple(address for _, address in sorted(self._addresses.get(vm, {}).items()))
+
+    def ports(self, network: Id) -> Iterable[Address]:
+        """Return every address taken in a network."""
+        return self._in_network[network].values() if network in self._in_network else ()
+
+    def vni(self, network: Id) -> int | None:
+        """Return a network's VNI."""
+        return self._vnis.get(network)
+
+    def document(self, host: HostId, key: DocKey) -> Document | None:
+        """Return what a host should have under a key."""
+        return self._documents[host].get(key) if host in self._documents else None
+
+    def documents(self, host: HostId) -> Iterable[Document]:
+        """Return all that a host should have, tombstones included."""
+        return self._documents[host].values() if host in self._documents else ()
+
+    def owned_documents(self, owner: Id) -> tuple[Document, ...]:
+        """Return the documents, on any host, that stand for this resource."""
+        return tuple(self._owned_documents[owner].values()) if owner in self._owned_documents else ()
+
+    def operation(self, operation: Id) -> Operation | None:
+        """Return an operation by id."""
+        return self._operations.get(operation)
+
+    def operations(self) -> Iterable[Operation]:
+        """Return all operations that are kept, in no order."""
+        return self._operations.values()
+
+    def open_operations(self, resource: Id) -> tuple[Operation, ...]:
+        """Return the operations of a resource that are not finished, oldest first."""
+        return tuple(sorted(self._open_operations.get(resource, {}).values(), key=lambda op: (op.created_at, op.id)))
+
+    def token(self, digest: str) -> Token | None:
+        """Return the token with this hash, unless it is revoked."""
+        found = self._tokens.get(digest)
+        row = self._resources.get(found.resource) if found else None
+        return found if row and row.deleted_at is None else None
+
+    def enrolment(self, host: HostId) -> Enrolment | None:
+        """Return how a host may join, or joined."""
+        return self._enrolments.get(host)
+
+    def enrolments(self) -> Iterable[Enrolment]:
+        """Return all enrolments."""
+        return self._enrolments.values()
+
+    # --- what hosts say -------------------------------------------------------------------------------------------
+
+    def host(self, host: HostId) -> HostView:
+        """Return what is known of a host (an empty view for one that never spoke)."""
+        return self._hosts.setdefault(host, HostView())
+
+    def report(self, host: HostId, key: DocKey) -> Report | None:
+        """Return what a host last said of a document, None where it did not say anything of its present revision."""
+        view, row = self._hosts.get(host), self.document(host, key)
+        report = view.reports.get(key) if view else None
+        return report if report and row and report.revision >= row.revision else None
+
+    # --- feeding --------------------------------------------------------------------------------------------------
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Take over what a commit changed."""
+        for change in changes:
+            row = change.row
+            if isinstance(row, Resource):
+                self._resource(row, there=isinstance(change, Put))
+            else:
+                self._typed(row, there=isinstance(change, Put))
+            if isinstance(row, Resource | Document | Operation):
+                self.revision = max(self.revision, row.revision)
+
+    def _resource(self, row: AnyResource, *, there: bool) -> None:
+        before = self._resources.pop(row.id, None)
+        if before:
+            self._by_kind[row.kind].pop(row.id, None)
+            self._by_name.pop((row.kind, row.project, row.name), None)
+            for target in references(before):
+                self._users[target].discard(row.id)
+            if before.owner:
+                self._by_owner[before.owner].discard(row.id)
+        if not there:
+            self._users.pop(row.id, None)
+            self._by_owner.pop(row.id, None)
+            return
+        self._resources[row.id] = row
+        self._by_kind[row.kind][row.id] = row
+        self._by_name[row.kind, row.project, row.name] = row.id
+        for target in references(row):
+            self._users[target].add(row.id)
+        if row.owner:
+            self._by_owner[row.owner].add(row.id)
+
+    def _typed(self, row: AnyRow, *, there: bool) -> None:
+        match row:
+            case Placement():
+                self._placement(row, there=there)
+            case Address():
+                _keep(self._addresses[row.vm], row.index, row, there=there)
+                _keep(self._in_network[row.network], (row.vm, row.index), row, there=there)
+            case Vni():
+                _keep(self._vnis, row.network, row.vni, there=there)
+            case Document():
+                _keep(self._documents[row.host], row.key, row, there=there)
+                _keep(self._owned_documents[row.owner], (row.host, row.key), row, there=there)
+            case Operation():
+                _keep(self._operations, row.id, row, there=there)
+                _keep(self._open_operations[row.resource], row.id, row, there=there and row.finished_at is None)
+            case Token():
+                _keep(self._tokens, row.digest, row, there=there)
+            case Enrolment():
+                _keep(self._enrolments, row.host, row, there=there)
+            case Event() | QueueRow():
+                pass
+
+    def _placement(self, row: Placement, *, there: bool) -> None:
+        before = self._placements.get(row.owner)
+        for old in (before,) if before else ():
+            del self._placements[old.owner], self._on_host[old.host][old.owner]
+            _add(self._used[old.host], old, -1)
+        if there:
+            self._placements[row.owner] = self._on_host[row.host][row.owner] = row
+            _add(self._used[row.host], row, 1)
+
+
+def _keep(into: dict[K, V], key: K, value: V, *, there: bool) -> None:
+    if there:
+        into[key] = value
+    else:
+        into.pop(key, None)
+
+
+def _add(used: Used, placement: Placement, sign: int) -> None:
+    used.vcpus += sign * placement.vcpus
+    used.memory_mib += sign * placement.memory_mib
+    used.disk_gib += sign * placement.disk_gib
+
+
+def is_public(row: AnyResource) -> bool:
+    """Say whether every project may use this thing."""
+    return kind_named(row.kind).shared and bool(row.spec.public)
+
+
+def references(row: AnyResource) -> tuple[Id, ...]:
+    """Return the ids that a resource's spec refers to."""
+    found: list[Id] = []
+    for field in reference_fields(row.kind):
+        value = getattr(row.spec, field)
+        found += [Id(value)] if isinstance(value, str) and value else [Id(one) for one in value or ()]
+    return tuple(found)
+
+
+@cache
+def reference_fields(kind: str) -> tuple[str, ...]:
+    """Return the names of a kind's spec fields that hold references."""
+    return tuple(field.name for field in fields(kind_named(kind).spec) if field.ref)

@@ -1,0 +1,144 @@
+"""What a planner may ask of the store: each a small fact, all of one step in one transaction.
+
+Every write states a result: applied twice it is applied once. A unique constraint that stops one raises Conflict,
+nothing of the step is kept, and the planner looks again.
+"""
+
+import msgspec
+
+from common.documents import AnyDoc, DocKey
+from common.ids import HostId, Id
+from common.kinds.kind import Spec
+from controller.store.rows import Enrolment, Placement, Token
+
+
+class Write(msgspec.Struct, frozen=True, kw_only=True):
+    """The base of all writes."""
+
+
+class TakePlacement(Write, frozen=True):
+    """Reserve capacity. Refused (Conflict) where the host has sold it meanwhile."""
+
+    placement: Placement
+
+
+class ReleasePlacement(Write, frozen=True):
+    """Give an owner's capacity back."""
+
+    owner: Id
+
+
+class ClaimAddress(Write, frozen=True):
+    """Reserve the lowest free address of a network for a NIC; the one it has already stays."""
+
+    network: Id
+    cidr: str
+    vm: Id
+    index: int
+    mac: str
+
+
+class ReleaseAddresses(Write, frozen=True):
+    """Give all addresses of a VM back."""
+
+    vm: Id
+
+
+class ClaimVni(Write, frozen=True):
+    """Reserve the lowest free VNI for a network."""
+
+    network: Id
+
+
+class ReleaseVni(Write, frozen=True):
+    """Give a network's VNI back."""
+
+    network: Id
+
+
+class CreateChild(Write, frozen=True):
+    """Make a resource that belongs to another one. Its id is derived from the owner's, so twice is once."""
+
+    id: Id
+    kind: str
+    project: str
+    name: str
+    owner: Id
+    spec: Spec
+
+
+class DeleteChild(Write, frozen=True):
+    """Accept the deletion of a child."""
+
+    id: Id
+
+
+class PutDocument(Write, frozen=True):
+    """Make a host want this document."""
+
+    host: HostId
+    owner: Id
+    doc: AnyDoc
+
+
+class Tombstone(Write, frozen=True):
+    """Make a host destroy what this key stands for."""
+
+    host: HostId
+    key: DocKey
+
+
+class ForgetHost(Write, frozen=True):
+    """Drop every document and the enrolment of a host that will never come back."""
+
+    host: HostId
+
+
+class PutToken(Write, frozen=True):
+    """Make a bearer token good."""
+
+    token: Token
+
+
+class RemoveToken(Write, frozen=True):
+    """Make it good for nothing."""
+
+    resource: Id
+
+
+class PutEnrolment(Write, frozen=True):
+    """Set how a host may join, or what it joined with."""
+
+    enrolment: Enrolment
+
+
+class Poke(Write, frozen=True):
+    """Have another resource looked at."""
+
+    resource: Id
+
+
+class Forget(Write, frozen=True):
+    """Remove a deleted resource's row: its last step. Closes its operations."""
+
+    resource: Id
+
+
+AnyWrite = (
+    TakePlacement
+    | ReleasePlacement
+    | ClaimAddress
+    | ReleaseAddresses
+    | ClaimVni
+    | ReleaseVni
+    | CreateChild
+    | DeleteChild
+    | PutDocument
+    | Tombstone
+    | ForgetHost
+    | PutToken
+    | RemoveToken
+    | PutEnrolment
+    | Poke
+    | Forget
+)
