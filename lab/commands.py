@@ -1,0 +1,56 @@
+"""The lab's one place that starts short commands. Synchronous: the lab is a script for people, tests and benchmarks."""
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from common.run import CommandFailed
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout_s: float = 30,
+    stdin: str | None = None,
+    folder: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> str:
+    """Run a command to its end and return what it printed on standard output.
+
+    `env` is added to this process's environment. Raises CommandFailed (with a line that can be pasted) for another
+    code than 0, for a timeout and for a missing program.
+    """
+    try:
+        done = subprocess.run(
+            list(argv),
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            check=False,
+            timeout=timeout_s,
+            cwd=folder,
+            env={**os.environ, **(env or {})},
+            text=True,
+            errors="replace",
+        )
+    except subprocess.TimeoutExpired as err:
+        raise CommandFailed(argv, f"no end in {timeout_s} s", _text(err.stderr) or _text(err.stdout)) from err
+    except OSError as err:
+        raise CommandFailed(argv, "no start", str(err)) from err
+    if done.returncode != 0:
+        raise CommandFailed(argv, done.returncode, done.stderr or done.stdout)
+    return done.stdout
+
+
+def succeeds(argv: Sequence[str], *, timeout_s: float = 30) -> bool:
+    """Run a command for its verdict only."""
+    try:
+        run(argv, timeout_s=timeout_s)
+    except CommandFailed:
+        return False
+    return True
+
+
+def _text(output: bytes | str | None) -> str:
+    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
