@@ -31,6 +31,8 @@ def from_json(raw: bytes | str, of: type[T], what: str) -> T:
         return msgspec.json.decode(raw, type=of)
     except msgspec.DecodeError as err:
         raise _invalid(err, what) from err
+    except (RecursionError, UnicodeError) as err:
+        raise _unreadable(err, what) from err
 
 
 def from_pack(raw: bytes, of: type[T], what: str) -> T:
@@ -39,6 +41,8 @@ def from_pack(raw: bytes, of: type[T], what: str) -> T:
         return msgspec.msgpack.decode(raw, type=of)
     except msgspec.DecodeError as err:
         raise _invalid(err, what) from err
+    except (RecursionError, UnicodeError) as err:
+        raise _unreadable(err, what) from err
 
 
 def convert(value: Any, of: type[T], what: str) -> T:
@@ -52,6 +56,12 @@ def convert(value: Any, of: type[T], what: str) -> T:
 def plain(value: object) -> Any:
     """Turn a struct into builtin values, as JSON would show it."""
     return msgspec.to_builtins(value)
+
+
+def _unreadable(err: RecursionError | UnicodeError, what: str) -> Invalid:
+    if isinstance(err, RecursionError):
+        return Invalid(f"{what} is nested too deeply to be read", fix="send what the reference page shows for it")
+    return Invalid(f"{what} is not UTF-8", fix="send it as UTF-8")
 
 
 def _invalid(err: msgspec.DecodeError, what: str) -> Invalid:

@@ -1,7 +1,8 @@
 """The errors that cross a border, as types that say who has to act, and the problem document they become.
 
-The caller: Invalid, Unauthenticated, Denied, NotFound, Conflict, QuotaExceeded, NoCapacity, TooLarge.
-We, later: Temporary. Nobody, it is a bug: any other exception, which is let out to the top of a loop.
+The caller: Invalid, Unauthenticated, Denied, NotFound, MethodNotAllowed, Conflict, PreconditionRequired,
+PreconditionFailed, QuotaExceeded, NoCapacity, TooLarge, UnsupportedMedia. We, later: Temporary.
+Nobody, it is a bug: any other exception, which is let out to the top of a loop (the API calls it Internal).
 Every message names the thing, the limit and the way out.
 """
 
@@ -100,6 +101,18 @@ class Conflict(SkerryError):
     status, code, title = 409, "conflict", "In conflict with what exists"
 
 
+class PreconditionRequired(SkerryError):
+    """A change without If-Match: it could overwrite one that the caller has not seen."""
+
+    status, code, title = 428, "precondition-required", "If-Match is needed"
+
+
+class PreconditionFailed(SkerryError):
+    """If-Match names another generation: the thing changed since the caller looked."""
+
+    status, code, title = 412, "precondition-failed", "It changed meanwhile"
+
+
 class QuotaExceeded(SkerryError):
     """The project's quota does not allow this much."""
 
@@ -118,13 +131,32 @@ class TooLarge(SkerryError):
     status, code, title = 413, "too-large", "The body is too large"
 
 
+class MethodNotAllowed(SkerryError):
+    """The address exists, but not with this method."""
+
+    status, code, title = 405, "method-not-allowed", "Not with this method"
+
+
+class UnsupportedMedia(SkerryError):
+    """The body's content type is not one that is read here."""
+
+    status, code, title = 415, "unsupported-media-type", "Another content type is needed"
+
+
 class Temporary(SkerryError):
     """It would work at another time: try again."""
 
     status, code, title = 503, "temporary", "Not possible just now"
 
 
+class Internal(SkerryError):
+    """A bug in Skerry. The log has it under the request's id; no detail of it leaves the process."""
+
+    status, code, title = 500, "internal", "Something went wrong inside Skerry"
+
+
 ERRORS: tuple[type[SkerryError], ...] = (
-    Invalid, Unauthenticated, Denied, NotFound, Conflict, QuotaExceeded, NoCapacity, TooLarge, Temporary,
+    Invalid, Unauthenticated, Denied, NotFound, MethodNotAllowed, Conflict, PreconditionRequired, PreconditionFailed,
+    QuotaExceeded, NoCapacity, TooLarge, UnsupportedMedia, Temporary, Internal,
 )  # fmt: skip
 """Every code that can appear in a problem document, for the reference page and the OpenAPI document."""
