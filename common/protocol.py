@@ -140,6 +140,8 @@ class Reply(Message, frozen=True):
     call: int
     body: bytes = b""
     problem: str = ""
+    code: str = ""
+    """Of the problem, as in `common.errors`: `not-found`, `temporary`, …"""
 
 
 # --- down ---------------------------------------------------------------------------------------------------------
