@@ -32,7 +32,11 @@ Seen = TypeVar("Seen")
 
 
 class Do(msgspec.Struct, Generic[Step], frozen=True):
-    """Apply this step, then look again. `say` is shown to people while it runs."""
+    """Apply this step, then look again. `say` is shown to people while it runs.
+
+    A step that destroys for good what it names (undefines a domain, deletes a volume) says so in its class:
+    `destroys: ClassVar[bool] = True`. The loop lets it pass only where a tombstone names the unit.
+    """
 
     step: Step
     say: str
