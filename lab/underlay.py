@@ -1,0 +1,85 @@
+"""The wire between a lab's hosts: one namespace with a bridge and a port per host. The machine's own network gets nothing."""
+
+from lab.commands import run, succeeds
+from lab.layout import CONTROLLER_ADDRESS, Layout, address
+from lab.processes import NETNS, end, in_namespace
+
+from common.errors import Conflict
+
+BRIDGE = "br0"
+NIC = "eth0"
+
+
+def ensure_underlay(layout: Layout) -> None:
+    """Make the underlay unless it is there. Raises Conflict when another checkout's lab has this name."""
+    if (NETNS / layout.underlay).exists():
+        owner = _owner(layout.underlay)
+        if owner and owner != str(layout.folder):
+            raise Conflict(
+                f"a lab called {layout.name!r} runs already, from {owner}",
+                fix="choose another name (make up NAME=other), or `make down` over there",
+            )
+        if owner:
+            return
+        remove_namespace(layout.underlay)
+    run(["ip", "netns", "add", layout.underlay])
+    _batch(
+        layout.underlay,
+        "link set lo up",
+        f"link add {BRIDGE} type bridge forward_delay 0 mcast_snooping 0",
+        f"addr add {CONTROLLER_ADDRESS}/24 dev {BRIDGE}",
+        f"link set {BRIDGE} up",
+    )
+    # Last, since it is what tells a finished underlay from a half-made one. A batch would split it at spaces.
+    run(["ip", "-n", layout.underlay, "link", "set", BRIDGE, "alias", str(layout.folder)])
+
+
+def ensure_wire(layout: Layout, host: str) -> None:
+    """Make a host's network namespace and plug it into the underlay, unless that is so already."""
+    namespace, port = layout.namespace(host), f"p-{host}"
+    if not (NETNS / namespace).exists():
+        run(["ip", "netns", "add", namespace])
+    if not succeeds(["ip", "-n", namespace, "link", "show", NIC]):
+        run(["ip", "-n", layout.underlay, "link", "add", port, "type", "veth", "peer", NIC, "netns", namespace])
+    _batch(layout.underlay, f"link set {port} master {BRIDGE}", f"link set {port} up")
+    _batch(namespace, "link set lo up", f"addr replace {address(host)}/24 dev {NIC}", f"link set {NIC} up")
+
+
+def remove_wire(layout: Layout, host: str) -> None:
+    """Remove a host's namespace with all its devices. Whoever still runs in it is killed."""
+    # The veth goes first: a namespace dies some time after its name does, and the port would linger as long.
+    if (NETNS / layout.underlay).exists():
+        succeeds(["ip", "-n", layout.underlay, "link", "del", f"p-{host}"])
+    remove_namespace(layout.namespace(host))
+
+
+def remove_namespace(name: str) -> None:
+    """Kill what runs in a namespace and remove it; nothing to do when there is none."""
+    end(in_namespace(name))
+    if (NETNS / name).exists():
+        run(["ip", "netns", "del", name])
+
+
+def lab_namespaces(layout: Layout) -> list[str]:
+    """Return the namespaces that exist and bear this lab's name, the underlay last."""
+    if not NETNS.exists():
+        return []
+    found = sorted(path.name for path in NETNS.iterdir() if layout.owns(path.name))
+    return sorted(found, key=lambda name: name == layout.underlay)
+
+
+def lab_owner(layout: Layout) -> str:
+    """Return the folder of the lab to which this lab's underlay belongs: its own, or another checkout's."""
+    return _owner(layout.underlay) if (NETNS / layout.underlay).exists() else ""
+
+
+def _owner(namespace: str) -> str:
+    listing = run(["ip", "-n", namespace, "-d", "link"])
+    for line in listing.splitlines():
+        if line.strip().startswith("alias "):
+            return line.strip().removeprefix("alias ")
+    return ""
+
+
+def _batch(namespace: str, *lines: str) -> None:
+    run(["ip", "-n", namespace, "-batch", "-"], stdin="".join(f"{line}\n" for line in lines))
