@@ -1,7 +1,7 @@
 """The errors that cross a border, as types that say who has to act, and the problem document they become.
 
 The caller: Invalid, Unauthenticated, Denied, NotFound, MethodNotAllowed, Conflict, PreconditionRequired,
-PreconditionFailed, QuotaExceeded, NoCapacity, TooLarge, UnsupportedMedia. We, later: Temporary.
+PreconditionFailed, QuotaExceeded, NoCapacity, TooLarge, UnsupportedMedia. We, later: Temporary, OutOfSpace.
 Nobody, it is a bug: any other exception, which is let out to the top of a loop (the API calls it Internal).
 Every message names the thing, the limit and the way out.
 """
@@ -149,6 +149,12 @@ class Temporary(SkerryError):
     status, code, title = 503, "temporary", "Not possible just now"
 
 
+class OutOfSpace(Temporary):
+    """A disk of the controller is full. Nothing of the request is kept."""
+
+    status, code, title = 507, "out-of-space", "The controller's disk is full"
+
+
 class Internal(SkerryError):
     """A bug in Skerry. The log has it under the request's id; no detail of it leaves the process."""
 
@@ -157,6 +163,6 @@ class Internal(SkerryError):
 
 ERRORS: tuple[type[SkerryError], ...] = (
     Invalid, Unauthenticated, Denied, NotFound, MethodNotAllowed, Conflict, PreconditionRequired, PreconditionFailed,
-    QuotaExceeded, NoCapacity, TooLarge, UnsupportedMedia, Temporary, Internal,
+    QuotaExceeded, NoCapacity, TooLarge, UnsupportedMedia, Temporary, OutOfSpace, Internal,
 )  # fmt: skip
 """Every code that can appear in a problem document, for the reference page and the OpenAPI document."""
