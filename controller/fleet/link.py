@@ -1,0 +1,360 @@
+"""The port that hosts dial: `GET /ca`, `POST /join`, `POST /renew`, `GET /images/{hex}`, and the websocket `GET /link`.
+
+Everything but the first two needs a host's certificate of our CA that is not revoked. Whatever a host does wrong ends
+its session with a reason in words, and is never more than that.
+"""
+
+import asyncio
+import re
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from socket import socket
+from typing import cast
+
+import msgspec
+import structlog
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from common.clock import Clock, system_clock
+from common.codec import from_json, to_json, to_pack
+from common.errors import Denied, NotFound, SkerryError, TooLarge
+from common.joining import JoinRequest, RenewRequest
+from common.protocol import (
+    MAX_MESSAGE_BYTES,
+    PROTOCOL,
+    Down,
+    Hello,
+    HostEvent,
+    Metrics,
+    Refused,
+    Reply,
+    Reports,
+    StreamCredit,
+    StreamData,
+    StreamEnd,
+    Up,
+    Welcome,
+)
+from common.tls import Peer, host_of
+from controller.fleet.sessions import Fleet, Session, Sessions, Told
+
+log = structlog.get_logger(__name__)
+
+HEARTBEAT_S = 5.0
+"""A ping after so long a silence, and half of it again for the pong: a dead host is noticed within 7.5 s."""
+
+HELLO_LIMIT_S = 10.0
+SEND_LIMIT_S = 10.0
+"""A host that takes not one more byte for so long is shed."""
+
+WAITING = 1024
+"""Messages of one host that wait to be taken in; then the link stops reading until they are."""
+
+FLOOD_PER_S = 2000.0
+FLOOD_BURST = 20_000.0
+"""Messages of one host: an agent of 1,000 guests sends a few dozen a second, a resync a few hundred at once."""
+
+_BODY_BYTES = 64 * 1024
+_HEX = re.compile(r"^[0-9a-f]{64}$")
+_up = msgspec.msgpack.Decoder(Up)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Allowance:
+    """How many messages may come: so many at once, and so many a second after that."""
+
+    def __init__(self, *, burst: float = FLOOD_BURST, per_s: float = FLOOD_PER_S) -> None:
+        self._left, self._burst, self._per_s, self._at = burst, burst, per_s, 0.0
+
+    def spend(self, now: float) -> bool:
+        """Count one message; say whether it was allowed. `now` never goes back."""
+        if self._at:
+            self._left = min(self._burst, self._left + (now - self._at) * self._per_s)
+        self._at = now
+        self._left -= 1
+        return self._left >= 0
+
+
+class LinkServer:
+    """The routes of the link's port, over one fleet."""
+
+    def __init__(self, fleet: Fleet, sessions: Sessions, ca_pem: str, clock: Clock = system_clock) -> None:
+        self._fleet = fleet
+        self._sessions = sessions
+        self._ca_pem = ca_pem
+        self._clock = clock
+
+    def app(self) -> web.Application:
+        """Return the application."""
+        app = web.Application(client_max_size=_BODY_BYTES, middlewares=[_errors])
+        app.add_routes(
+            [
+                web.get("/ca", self._ca),
+                web.post("/join", self._join),
+                web.post("/renew", self._renew),
+                web.get("/images/{hex}", self._image),
+                web.get("/link", self._link),
+            ]
+        )
+        app.on_shutdown.append(self._stopping)
+        return app
+
+    async def _stopping(self, _app: web.Application) -> None:
+        await self._sessions.close_all("the controller is stopping")
+
+    async def _ca(self, _request: web.Request) -> web.Response:
+        return web.Response(text=self._ca_pem, content_type="application/x-pem-file")
+
+    async def _join(self, request: web.Request) -> web.Response:
+        body = from_json(await _body(request), JoinRequest, "the join request")
+        enrolled = await self._fleet.enrol(body.token, body.csr)
+        log.info("host joined", host=enrolled.host_id, name=enrolled.host_name, remote=request.remote)
+        return web.Response(body=to_json(enrolled), content_type="application/json")
+
+    async def _renew(self, request: web.Request) -> web.Response:
+        peer = self._admitted(request)
+        body = from_json(await _body(request), RenewRequest, "the renewal request")
+        enrolled = await self._fleet.renew(peer, body.csr)
+        log.info("host certificate renewed", host=peer.host)
+        return web.Response(body=to_json(enrolled), content_type="application/json")
+
+    async def _image(self, request: web.Request) -> web.StreamResponse:
+        peer = self._admitted(request)
+        name = request.match_info["hex"]
+        path = self._fleet.may_fetch(peer.host, f"sha256:{name}") if _HEX.match(name) else None
+        if path is None or not await asyncio.to_thread(path.is_file):
+            raise NotFound(f"no image sha256:{name[:64]} is in the documents of host {peer.host}")
+        return web.FileResponse(path, headers={"Content-Type": "application/octet-stream"})
+
+    def _admitted(self, request: web.Request) -> Peer:
+        transport = request.transport
+        peer = host_of(transport.get_extra_info("peercert") if transport is not None else None)
+        if self._fleet.is_revoked(peer.host, peer.serial):
+            raise Denied(
+                f"the certificate {peer.serial} of host {peer.host} is revoked",
+                fix="if the machine is to come back: skerry host token NAME, then skerry-agent join --force URL TOKEN",
+            )
+        return peer
+
+    async def _link(self, request: web.Request) -> web.StreamResponse:
+        peer = self._admitted(request)
+        ws = web.WebSocketResponse(
+            heartbeat=HEARTBEAT_S, max_msg_size=MAX_MESSAGE_BYTES, compress=False, timeout=2.0, autoclose=True
+        )
+        await ws.prepare(request)
+        session = Session(peer)
+        try:
+            hello = await _first(ws)
+            if isinstance(hello, str) or (problem := _misfit(hello, peer)):
+                await self._turn_away(ws, peer, hello if isinstance(hello, str) else problem)
+            elif not await self._sessions.replace(session):
+                await self._turn_away(ws, peer, "this host's last session has not ended yet; try again")
+            else:
+                await self._welcome(ws, session, hello)
+        finally:
+            self._sessions.remove(session)
+            session.close("the link ended")
+            session.ended.set()
+            if request.transport is not None:
+                # What is still buffered for a peer that took no part in closing would otherwise keep the socket.
+                request.transport.abort()
+        return ws
+
+    async def _turn_away(self, ws: web.WebSocketResponse, peer: Peer, reason: str) -> None:
+        log.warning("host turned away", host=peer.host, reason=reason)
+        await self._fleet.turned_away(peer.host, reason)
+        await _send_last(ws, Refused(reason=reason), reason)
+
+    async def _welcome(self, ws: web.WebSocketResponse, session: Session, hello: Hello) -> None:
+        answer = await self._ask(session, hello)
+        if isinstance(answer, Refused):
+            log.warning("host turned away", host=session.host, reason=answer.reason)
+            await _send_last(ws, answer, answer.reason)
+            return
+        log.info("host connected", host=session.host, name=answer.host_name, agent=hello.agent_version)
+        try:
+            if await _sent(ws, answer):
+                await self._serve(ws, session)
+            session.close("it went away before it was welcome")
+        finally:
+            session.close("the connection was cut off")
+            log.info("host disconnected", host=session.host, reason=session.reason)
+            await self._fleet.disconnected(session, session.reason)
+        await _close(ws, session.reason)
+
+    async def _ask(self, session: Session, hello: Hello) -> Welcome | Refused:
+        try:
+            return await self._fleet.connected(session, hello)
+        except SkerryError as err:
+            return Refused(reason=err.detail)
+        except Exception:
+            log.exception("hello of a host not taken in", host=session.host)
+            return Refused(reason="the controller failed on the hello: see the controller's log")
+
+    async def _serve(self, ws: web.WebSocketResponse, session: Session) -> None:
+        waiting: asyncio.Queue[Told] = asyncio.Queue(WAITING)
+        expires_in = max(0.0, session.peer.expires_at - self._clock())
+        timer = asyncio.get_running_loop().call_later(expires_in, session.close, "its certificate has expired")
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._read(ws, session, waiting)),
+                    group.create_task(_write(ws, session)),
+                    group.create_task(self._take_in(session, waiting)),
+                ]
+                await session.wait_closing()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            timer.cancel()
+
+    async def _read(self, ws: web.WebSocketResponse, session: Session, waiting: asyncio.Queue[Told]) -> None:
+        """Read until something ends it; always end the session with a reason."""
+        allowance = Allowance()
+        now = asyncio.get_running_loop().time
+        while True:
+            message = await _next(ws)
+            if isinstance(message, str):
+                return session.close(message)
+            if not allowance.spend(now()):
+                return session.close(f"flooded the link: more than {FLOOD_PER_S:g} messages a second")
+            match message:
+                case Hello():
+                    return session.close("broke the rules: a second hello")
+                case Reports() | Metrics() | HostEvent():
+                    await waiting.put(message)
+                case Reply() | StreamData() | StreamCredit() | StreamEnd():
+                    session.take(message)
+
+    async def _take_in(self, session: Session, waiting: asyncio.Queue[Told]) -> None:
+        while True:
+            message = await waiting.get()
+            try:
+                await self._fleet.received(session, message)
+            except SkerryError as err:
+                return session.close(f"its {type(message).__name__} could not be taken in: {err.detail}")
+            except Exception:
+                log.exception("message of a host not taken in", host=session.host, message=type(message).__name__)
+                return session.close(f"the controller failed on its {type(message).__name__}: see the controller's log")
+
+
+async def _write(ws: web.WebSocketResponse, session: Session) -> None:
+    while (frame := await session.next_frame()) is not None:
+        try:
+            async with asyncio.timeout(SEND_LIMIT_S):
+                await ws.send_bytes(frame)
+        except TimeoutError:
+            return session.close(f"too slow: it took nothing for {SEND_LIMIT_S:g} s")
+        except OSError as err:
+            return session.close(f"the connection broke: {err}")
+    return None
+
+
+async def _first(ws: web.WebSocketResponse) -> Hello | str:
+    """Return the hello, or why there is none."""
+    try:
+        async with asyncio.timeout(HELLO_LIMIT_S):
+            message = await _next(ws)
+    except TimeoutError:
+        return f"it said no hello within {HELLO_LIMIT_S:g} s"
+    if isinstance(message, str | Hello):
+        return message
+    return f"it said {type(message).__name__} before its hello"
+
+
+async def _next(ws: web.WebSocketResponse) -> Up | str:
+    """Return the next message, or in words why there is none."""
+    frame = await ws.receive()
+    if frame.type == WSMsgType.BINARY:
+        try:
+            return cast(Up, _up.decode(frame.data))
+        except msgspec.DecodeError as err:
+            return f"sent what can't be read: {err}"
+    if frame.type == WSMsgType.TEXT:
+        return "sent text, where every message is binary"
+    if ws.close_code == WSCloseCode.MESSAGE_TOO_BIG:
+        return f"sent a message over the limit of {MAX_MESSAGE_BYTES} bytes"
+    cause = ws.exception()
+    if isinstance(cause, TimeoutError):
+        return f"gave no sign of life for {1.5 * HEARTBEAT_S:g} s"
+    if frame.type == WSMsgType.ERROR:
+        return f"the connection broke: {cause or frame.data}"
+    return "the host closed the link" + (f": {frame.extra}" if frame.extra else "")
+
+
+def _misfit(hello: Hello, peer: Peer) -> str:
+    """Return what is wrong with a hello; empty: nothing."""
+    if hello.host != peer.host:
+        return f"its certificate is of host {peer.host}, its hello says {hello.host}"
+    if not PROTOCOL - 1 <= hello.protocol <= PROTOCOL:
+        return (
+            f"it speaks protocol {hello.protocol}, this controller {max(1, PROTOCOL - 1)} to {PROTOCOL}; "
+            "upgrade whichever is the older: controller first, then agents"
+        )
+    return ""
+
+
+async def _sent(ws: web.WebSocketResponse, message: Down) -> bool:
+    """Send one message now; say whether it was taken."""
+    try:
+        async with asyncio.timeout(SEND_LIMIT_S):
+            await ws.send_bytes(to_pack(message))
+    except (TimeoutError, OSError):
+        return False
+    return True
+
+
+async def _send_last(ws: web.WebSocketResponse, message: Down, reason: str) -> None:
+    if await _sent(ws, message):
+        await _close(ws, reason)
+
+
+async def _close(ws: web.WebSocketResponse, reason: str) -> None:
+    """Say goodbye, with as much of the reason as a close frame carries (RFC 6455: 123 bytes)."""
+    short = reason.encode()[:120].decode(errors="ignore").encode()
+    try:
+        async with asyncio.timeout(3):
+            await ws.close(code=WSCloseCode.POLICY_VIOLATION, message=short)
+    except (TimeoutError, OSError):
+        return
+
+
+async def _body(request: web.Request) -> bytes:
+    try:
+        return await request.read()
+    except web.HTTPRequestEntityTooLarge as err:
+        raise TooLarge(f"the body is over {_BODY_BYTES} bytes") from err
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except SkerryError as err:
+        log.info("link request refused", path=request.path, remote=request.remote, problem=err.detail)
+        return web.Response(body=to_json(err.problem()), status=err.status, content_type="application/problem+json")
+    except web.HTTPException:
+        raise
+    except Exception:
+        log.exception("link request failed", path=request.path)
+        raise
+
+
+@asynccontextmanager
+async def serve(
+    app: web.Application, context: ssl.SSLContext, *, listen: tuple[str, int] | None = None, sock: socket | None = None
+) -> AsyncIterator[web.AppRunner]:
+    """Serve the link on an address, or on a socket that was handed over, until the block is left."""
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=5.0)
+    await runner.setup()
+    try:
+        if sock is not None:
+            await web.SockSite(runner, sock, ssl_context=context, backlog=1024).start()
+        else:
+            host, port = listen or ("0.0.0.0", 8443)  # noqa: S104 - hosts are other machines
+            await web.TCPSite(runner, host, port, ssl_context=context, backlog=1024).start()
+        yield runner
+    finally:
+        await runner.cleanup()
