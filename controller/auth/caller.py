@@ -4,7 +4,9 @@ import msgspec
 
 from common.errors import Denied
 from common.ids import RequestId
-from common.kinds.kind import SYSTEM_PROJECT, AnyKind, Role, Scope
+from common.kinds import kind_named
+from common.kinds.kind import SYSTEM_PROJECT, AnyKind, AnyResource, Role, Scope
+from controller.store.working import is_public
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,6 +22,10 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     def operates(self) -> bool:
         """Say whether this is one of the cloud's operators (an admin of the system project)."""
         return self.project == SYSTEM_PROJECT and self.role is Role.ADMIN
+
+    def speaks_for(self, project: str) -> bool:
+        """Say whether this token is one of that project, or of the system project, which sees every project."""
+        return self.project in (project, SYSTEM_PROJECT)
 
 
 def authorise(caller: Caller, kind: AnyKind, need: Role | None, project: str, doing: str) -> None:
@@ -39,7 +45,7 @@ def authorise(caller: Caller, kind: AnyKind, need: Role | None, project: str, do
             f"{caller.actor} can't have a {kind.name} {doing}: that is for the cloud's operators",
             fix=f"use an admin token of project {SYSTEM_PROJECT}",
         )
-    if caller.project not in (project, SYSTEM_PROJECT):
+    if not caller.speaks_for(project):
         raise Denied(
             f"{caller.actor} is a token of project {caller.project}, not of {project}",
             fix=f"use a token of project {project}",
@@ -51,5 +57,27 @@ def authorise(caller: Caller, kind: AnyKind, need: Role | None, project: str, do
         )
 
 
+def sees(caller: Caller, row: AnyResource) -> bool:
+    """Say whether a caller may know of a thing, its name included.
+
+    A project's tokens know that project, what is in it, what is public, and the cloud's hosts and sizes: of other
+    projects not even their names.
+    """
+    if row.kind == "project":
+        return caller.speaks_for(row.name)
+    return not row.project or caller.speaks_for(row.project) or is_public(row)
+
+
+def sees_history(caller: Caller, kind: str, project: str) -> bool:
+    """Say whether a caller may see operations and events of a kind in a project (empty: of the cloud)."""
+    return caller.speaks_for(project) and caller.role >= kind_named(kind).read
+
+
 def _who_makes(kind: AnyKind) -> str:
     return f"Skerry makes and deletes each {kind.name} with the thing that needs it"
+
+
+def require_operator(caller: Caller, what: str) -> None:
+    """Raise Denied unless the caller is one of the cloud's operators."""
+    if not caller.operates:
+        raise Denied(f"{what} is for the cloud's operators", fix="use an admin token of project system")

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from common.codec import convert, plain, to_json
-from common.errors import Conflict, Denied, FieldError, Invalid, NotFound
+from common.errors import Conflict, FieldError, Invalid, NotFound
 from common.ids import Entropy, Revision, new_id
 from common.kinds import kind_named
 from common.kinds.kind import AnyKind, AnyResource, Labels, Name, Resource, Scope, Spec, Verb, fields
@@ -19,7 +19,7 @@ from controller.auth.caller import Caller
 from controller.kinds.planners import planner_of
 from controller.store.rows import Event, Operation
 from controller.store.working import WorkingSet
-from controller.store.writes import AnyWrite
+from controller.store.writes import AnyWrite, Mutation
 
 NONE = Revision(0)
 
@@ -39,19 +39,11 @@ class Patch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     spec: dict[str, Any] = {}
 
 
-class Admission(msgspec.Struct, frozen=True, kw_only=True):
-    """One accepted mutation: what to commit together."""
+class Admission(Mutation, frozen=True, kw_only=True):
+    """One accepted request, ready to be committed."""
 
-    resource: AnyResource
-    was: AnyResource | None
-    """As the caller saw it; the commit is refused where it changed since."""
-    operation: Operation
-    event: Event
-    writes: tuple[AnyWrite, ...] = ()
     revealed: Secret | None = None
     """Shown once to the caller, stored nowhere."""
-    closes: tuple[Operation, ...] = ()
-    """Open operations that this one overtakes, as they end."""
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +67,7 @@ def create(context: Context, kind: AnyKind, project: str, body: NewResource) -> 
         elif owner.deleted_at is not None:
             raise Conflict(f"project {where} is being deleted", fix="use another project")
     if taken := context.seen.named(kind.name, where, body.name):
-        raise Conflict(*_taken(kind, taken))
+        raise Conflict(_taken(kind, taken), fix="choose another name")
     spec = _decode(context, kind, where, body.spec, {})
     row: AnyResource = Resource(
         id=new_id(kind.prefix, context.entropy),
@@ -257,10 +249,10 @@ def _refuse_deleting(row: AnyResource) -> None:
         raise Conflict(f"{row.kind} {row.name} is being deleted", fix="wait until it is gone, then make a new one")
 
 
-def _taken(kind: AnyKind, taken: AnyResource) -> tuple[str]:
+def _taken(kind: AnyKind, taken: AnyResource) -> str:
     going = ", which is being deleted" if taken.deleted_at is not None else ""
     where = f" in project {taken.project}" if taken.project else ""
-    return (f"there is a {kind.name} {taken.name}{where} already{going}",)
+    return f"there is a {kind.name} {taken.name}{where} already{going}"
 
 
 def _decode(context: Context, kind: AnyKind, project: str, given: dict[str, Any], base: dict[str, Any]) -> Spec:
@@ -294,9 +286,3 @@ def _resolve(context: Context, field: str, kind: str, project: str, value: Any) 
     if found.deleted_at is not None:
         raise Conflict(f"{kind} {found.name} is being deleted", fix=f"use another {kind}")
     return found.id
-
-
-def require_operator(caller: Caller, what: str) -> None:
-    """Raise Denied unless the caller is one of the cloud's operators."""
-    if not caller.operates:
-        raise Denied(f"{what} is for the cloud's operators", fix="use an admin token of project system")

@@ -2,9 +2,9 @@
 
 import msgspec
 
-from common.ids import HostId, Id
 from common.kinds.kind import Status
 from common.refusal import Refusal
+from controller.scheduler.choose import Demand
 from controller.store.writes import AnyWrite
 
 LOOK_AGAIN_S = 60.0
@@ -16,19 +16,6 @@ class Do(msgspec.Struct, frozen=True, kw_only=True):
 
     writes: tuple[AnyWrite, ...]
     say: str
-
-
-class Demand(msgspec.Struct, frozen=True, kw_only=True):
-    """What the scheduler has to find a host for."""
-
-    owner: Id
-    vcpus: int
-    memory_mib: int
-    disk_gib: int
-    host: HostId | None = None
-    """Only this host will do."""
-    size: str = ""
-    """The size's name, for the words of a refusal."""
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):

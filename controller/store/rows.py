@@ -120,6 +120,18 @@ class Enrolment(Row, frozen=True):
     join_expires_at: float
     certificate_serial: str
     """Hex; the one certificate that is good. Empty: none yet, or revoked."""
+    vtep: str = ""
+    """Where other hosts tunnel to, as it last said hello."""
+    underlay_mtu: int = 1500
+
+
+class Capacity(Row, frozen=True):
+    """What a host may sell: what it has, less what is reserved, times its overcommit ratios."""
+
+    host: HostId
+    vcpus: int
+    memory_mib: int
+    disk_gib: int
 
 
 class QueueRow(Row, frozen=True):
@@ -130,7 +142,7 @@ class QueueRow(Row, frozen=True):
     pokes: int
 
 
-AnyRow = Placement | Address | Vni | Document | Operation | Event | Token | Enrolment | QueueRow
+AnyRow = Placement | Capacity | Address | Vni | Document | Operation | Event | Token | Enrolment | QueueRow
 
 
 class Put(msgspec.Struct, frozen=True):

@@ -20,6 +20,7 @@ from common.protocol import Inventory, Metrics
 from controller.store.rows import (
     Address,
     AnyRow,
+    Capacity,
     Change,
     Document,
     Enrolment,
@@ -69,6 +70,7 @@ class WorkingSet:
         self._users: dict[Id, set[Id]] = defaultdict(set)
         self._placements: dict[Id, Placement] = {}
         self._on_host: dict[HostId, dict[Id, Placement]] = defaultdict(dict)
+        self._capacities: dict[HostId, Capacity] = {}
         self._used: dict[HostId, Used] = defaultdict(Used)
         self._addresses: dict[Id, dict[int, Address]] = defaultdict(dict)
         self._in_network: dict[Id, dict[tuple[Id, int], Address]] = defaultdict(dict)
@@ -144,6 +146,10 @@ class WorkingSet:
     def placed_on(self, host: HostId) -> tuple[Placement, ...]:
         """Return all that is reserved on a host."""
         return tuple(self._on_host[host].values()) if host in self._on_host else ()
+
+    def capacity(self, host: HostId) -> Capacity | None:
+        """Return what a host may sell, None for one that never said what it has."""
+        return self._capacities.get(host)
 
     def used(self, host: HostId) -> Used:
         """Return the sum of all that is reserved on a host."""
@@ -249,6 +255,8 @@ class WorkingSet:
         match row:
             case Placement():
                 self._placement(row, there=there)
+            case Capacity():
+                _keep(self._capacities, row.host, row, there=there)
             case Address():
                 _keep(self._addresses[row.vm], row.index, row, there=there)
                 _keep(self._in_network[row.network], (row.vm, row.index), row, there=there)

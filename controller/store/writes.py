@@ -8,8 +8,8 @@ import msgspec
 
 from common.documents import AnyDoc, DocKey
 from common.ids import HostId, Id
-from common.kinds.kind import Spec
-from controller.store.rows import Enrolment, Placement, Token
+from common.kinds.kind import AnyResource, Spec
+from controller.store.rows import Capacity, Enrolment, Event, Operation, Placement, Token
 
 
 class Write(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +26,12 @@ class ReleasePlacement(Write, frozen=True):
     """Give an owner's capacity back."""
 
     owner: Id
+
+
+class SetCapacity(Write, frozen=True):
+    """Set what a host may sell."""
+
+    capacity: Capacity
 
 
 class ClaimAddress(Write, frozen=True):
@@ -89,7 +95,7 @@ class Tombstone(Write, frozen=True):
 
 
 class ForgetHost(Write, frozen=True):
-    """Drop every document and the enrolment of a host that will never come back."""
+    """Drop every document, the enrolment and the capacity of a host that will never come back."""
 
     host: HostId
 
@@ -127,6 +133,7 @@ class Forget(Write, frozen=True):
 AnyWrite = (
     TakePlacement
     | ReleasePlacement
+    | SetCapacity
     | ClaimAddress
     | ReleaseAddresses
     | ClaimVni
@@ -142,3 +149,16 @@ AnyWrite = (
     | Poke
     | Forget
 )
+
+
+class Mutation(msgspec.Struct, frozen=True, kw_only=True):
+    """One accepted request: rows that are committed together."""
+
+    resource: AnyResource
+    was: AnyResource | None
+    """As the caller saw it; the commit is refused where it changed since."""
+    operation: Operation
+    event: Event
+    writes: tuple[AnyWrite, ...] = ()
+    closes: tuple[Operation, ...] = ()
+    """Open operations that this one overtakes, as they end."""

@@ -1,0 +1,99 @@
+"""host: from a one-time token to a machine that sells what it has, to one that is forgotten."""
+
+import msgspec
+
+from common.errors import Conflict
+from common.ids import HostId
+from common.kinds.host import HostSpec, HostStatus
+from common.kinds.kind import AnyResource
+from common.protocol import Inventory
+from common.secret import Secret, digest_of
+from controller.kinds.outcome import Do, Done, Outcome, Wait
+from controller.kinds.plain import silence
+from controller.store.rows import Capacity, Enrolment
+from controller.store.working import WorkingSet
+from controller.store.writes import AnyWrite, Forget, ForgetHost, PutEnrolment, SetCapacity
+
+REVEALS = "skj"
+JOIN_TOKEN_S = 24 * 3600.0
+
+
+def admit_delete(row: AnyResource, seen: WorkingSet) -> None:
+    """Refuse while wanted machines live on it. Those being deleted don't hold it: so a dead host never blocks them."""
+    here = [seen.get(placement.owner) for placement in seen.placed_on(HostId(row.id))]
+    wanted = sorted(vm.name for vm in here if vm and vm.deleted_at is None)
+    if wanted:
+        raise Conflict(
+            f"host {row.name} has {len(wanted)} machines: {', '.join(wanted[:5])}",
+            fix="delete those first; if the host is lost, their deletion ends when the host is deleted after them",
+        )
+
+
+def reveal(row: AnyResource, secret: Secret, now: float) -> tuple[AnyWrite, ...]:
+    """Make the join token good for a day. A certificate that was given before stops being good."""
+    enrolment = Enrolment(
+        host=HostId(row.id),
+        join_digest=digest_of(secret.reveal()),
+        join_expires_at=now + JOIN_TOKEN_S,
+        certificate_serial="",
+    )
+    return (PutEnrolment(enrolment=enrolment),)
+
+
+def plan(row: AnyResource, seen: WorkingSet, now: float) -> Outcome:
+    """Keep its capacity in the books as it is; show how it is."""
+    host = HostId(row.id)
+    if row.deleted_at is not None:
+        return _plan_delete(row, seen, host)
+    view = seen.host(host)
+    wanted = capacity_of(host, row.spec, view.inventory) if view.inventory else None
+    if wanted and wanted != seen.capacity(host):
+        return Do(writes=(SetCapacity(capacity=wanted),), say="noting what it may sell")
+    return Done(status=_status(row, seen, host, now))
+
+
+def _plan_delete(row: AnyResource, seen: WorkingSet, host: HostId) -> Outcome:
+    if seen.enrolment(host) or seen.capacity(host) or any(True for _ in seen.documents(host)):
+        return Do(writes=(ForgetHost(host=host),), say="forgetting what is on it")
+    users = (*seen.users(row.id), *(seen.get(one.owner) for one in seen.placed_on(host)))
+    left = sorted({user.name for user in users if user})
+    if left:
+        message = f"until {', '.join(left[:5])} is gone"
+        return Wait(status=HostStatus(state="deleting", message=message), message=message, seconds=5)
+    return Do(writes=(Forget(resource=row.id),), say="forgetting the host")
+
+
+def capacity_of(host: HostId, spec: HostSpec, inventory: Inventory) -> Capacity:
+    """Return what a host may sell: what it has, less the reserve, times its overcommit ratios."""
+    memory = max(0, inventory.memory_mib - spec.reserved_memory_mib)
+    return Capacity(
+        host=host,
+        vcpus=int(inventory.cpu_threads * spec.cpu_overcommit),
+        memory_mib=int(memory * spec.memory_overcommit),
+        disk_gib=inventory.disk_gib,
+    )
+
+
+def _status(row: AnyResource, seen: WorkingSet, host: HostId, now: float) -> HostStatus:
+    view, enrolment, inventory = seen.host(host), seen.enrolment(host), seen.host(host).inventory
+    status: HostStatus = msgspec.structs.replace(row.status, vms=len(seen.placed_on(host)), message="", why=None)
+    if inventory:
+        status = msgspec.structs.replace(
+            status,
+            address=inventory.vtep,
+            cpu_model=inventory.cpu_model,
+            cpu_threads=inventory.cpu_threads,
+            memory_mib=inventory.memory_mib,
+            disk_gib=inventory.disk_gib,
+            virtualisation=inventory.virtualisation,
+        )
+    if view.connected:
+        state = "ready" if row.spec.schedulable else "cordoned"
+        return msgspec.structs.replace(status, state=state, last_seen_at=view.since)
+    if enrolment is None or not enrolment.certificate_serial:
+        late = enrolment is None or enrolment.join_expires_at < now
+        message = (
+            f"its join token is out of date: skerry host token {row.name}" if late else "waits for its agent to join"
+        )
+        return msgspec.structs.replace(status, state="expected", message=message)
+    return msgspec.structs.replace(status, state="unreachable", message=silence(seen, host))

@@ -1,0 +1,27 @@
+"""image: a row, and the bytes that its digest names in the blob directory."""
+
+from common.kinds.image import ImageSpec
+from common.kinds.kind import AnyResource, Spec, Status
+from controller.auth.caller import Caller, require_operator
+from controller.kinds.outcome import Do, Done, Outcome
+from controller.kinds.plain import wait_for_users
+from controller.store.working import WorkingSet
+from controller.store.writes import Forget
+
+
+def admit(row: AnyResource, _was: AnyResource | None, _seen: WorkingSet, caller: Caller) -> Spec:
+    """Only operators may show an image to every project."""
+    spec: ImageSpec = row.spec
+    if spec.public:
+        require_operator(caller, "a public image")
+    return spec
+
+
+def plan(row: AnyResource, seen: WorkingSet, _now: float) -> Outcome:
+    """It is active once its bytes are there. Blobs that no image names are swept by a timer, not by a step."""
+    if row.deleted_at is not None:
+        return wait_for_users(row, seen) or Do(writes=(Forget(resource=row.id),), say="forgetting the image")
+    if not row.spec.digest:
+        message = f"has no content yet: skerry image upload {row.name} FILE"
+        return Done(status=Status(state="empty", message=message))
+    return Done(status=Status(state="active"))

@@ -1,0 +1,33 @@
+"""What planners of kinds share: waiting for the last user, and words about hosts."""
+
+from common.clock import iso
+from common.ids import HostId
+from common.kinds.kind import AnyResource, Status
+from controller.kinds.outcome import Do, Done, Outcome, Wait
+from controller.store.working import WorkingSet
+from controller.store.writes import Forget
+
+
+def plan_plain(row: AnyResource, seen: WorkingSet) -> Outcome:
+    """Plan a kind that is a row and nothing else."""
+    if row.deleted_at is None:
+        return Done(status=Status(state="active"))
+    return wait_for_users(row, seen) or Do(writes=(Forget(resource=row.id),), say=f"forgetting the {row.kind}")
+
+
+def wait_for_users(row: AnyResource, seen: WorkingSet) -> Wait | None:
+    """A deleted thing stays as long as things that are being deleted still use it."""
+    users = seen.users(row.id)
+    if not users:
+        return None
+    message = f"used until {', '.join(f'{user.kind} {user.name}' for user in users[:5])} is gone"
+    return Wait(status=Status(state="deleting", message=message), message=message, seconds=5)
+
+
+def silence(seen: WorkingSet, host: HostId) -> str:
+    """Say that a host is not connected and since when; empty where it is."""
+    view = seen.host(host)
+    if view.connected:
+        return ""
+    since = f" since {iso(view.since)}" if view.since else " since this controller started"
+    return f"host {seen.name_of(host)} has not been connected{since}"

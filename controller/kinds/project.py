@@ -1,0 +1,42 @@
+"""project: a row and nothing else. It goes when nothing of it is left."""
+
+from common.errors import Conflict, Denied
+from common.ids import Id
+from common.kinds.kind import SYSTEM_PROJECT, AnyResource, Spec, Status
+from controller.auth.caller import Caller
+from controller.kinds.outcome import Do, Done, Outcome, Wait
+from controller.store.working import WorkingSet
+from controller.store.writes import Forget
+
+
+def admit(row: AnyResource, was: AnyResource | None, _seen: WorkingSet, _caller: Caller) -> Spec:
+    """Keep the operators' own project out of hand."""
+    if was is None and row.name == SYSTEM_PROJECT:
+        raise Denied(f"project {SYSTEM_PROJECT} is the operators' own and exists from the start")
+    spec: Spec = row.spec
+    return spec
+
+
+def admit_delete(row: AnyResource, seen: WorkingSet) -> None:
+    """Refuse while things are in it: deleting a project never deletes what is in it by surprise."""
+    if row.name == SYSTEM_PROJECT:
+        raise Conflict(f"project {SYSTEM_PROJECT} holds the operators' tokens and stays")
+    wanted = [one for one in _within(row, seen) if one.deleted_at is None]
+    if wanted:
+        named = ", ".join(sorted(f"{one.kind} {one.name}" for one in wanted)[:5])
+        more = f" and {len(wanted) - 5} more" if len(wanted) > 5 else ""
+        raise Conflict(f"project {row.name} still has {named}{more}", fix="delete those first")
+
+
+def plan(row: AnyResource, seen: WorkingSet, _now: float) -> Outcome:
+    """A project is there at once; a deleted one goes when the last thing in it has gone."""
+    if row.deleted_at is None:
+        return Done(status=Status(state="active"))
+    if left := _within(row, seen):
+        message = f"{len(left)} things of it are still being deleted"
+        return Wait(status=Status(state="deleting", message=message), message=message, seconds=5)
+    return Do(writes=(Forget(resource=row.id),), say="forgetting the project")
+
+
+def _within(row: AnyResource, seen: WorkingSet) -> list[AnyResource]:
+    return [one for one in seen if one.project == row.name and one.id != Id(row.id)]

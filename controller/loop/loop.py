@@ -1,0 +1,298 @@
+"""The loop: take a queue row, look, plan, commit ONE step, look again, until the plan says that it waits or is done.
+
+All that a turn knows is in the store: it may die at any line, and the next turn of any controller goes on.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+import structlog
+
+from common.clock import Clock
+from common.documents import DocKey
+from common.errors import Conflict, NoCapacity, SkerryError
+from common.faults import Faults
+from common.ids import HostId, Id
+from common.kinds.kind import AnyResource, Resource, Status
+from common.refusal import Refusal
+from controller.kinds.outcome import LOOK_AGAIN_S, Blocked, Do, Done, Outcome, Place, Wait
+from controller.kinds.planners import planner_of
+from controller.loop.due import Due
+from controller.scheduler.choose import Choice
+from controller.scheduler.inventory import Inventory
+from controller.store.mutations import Conclusion
+from controller.store.queue import Finished
+from controller.store.rows import Address, Capacity, Change, Enrolment, Gone, Operation, Placement, QueueRow
+from controller.store.store import Store
+from controller.store.writes import TakePlacement
+
+log = structlog.get_logger(__name__)
+
+AT_ONCE = 64
+"""Turns under way together."""
+
+MOST_STEPS = 64
+"""Steps of one turn; a plan that never comes to rest is a bug, and is looked at again later instead of for ever."""
+
+MOST_CONFLICTS = 8
+RETRY_S = 2.0
+
+
+class _Found(msgspec.Struct, frozen=True):
+    """How a turn ended, for the status and the open operations."""
+
+    state: Literal["running", "blocked", "done"]
+    status: Status
+    message: str
+    progress: float = 0.0
+    why: Refusal | None = None
+
+
+class Loop:
+    """Turns resources until each is as wished. `run` is the shell around `turn`; a simulator calls `drain`."""
+
+    def __init__(self, store: Store, clock: Clock, faults: Faults, worker: str) -> None:
+        self._store = store
+        self._seen = store.seen
+        self._clock = clock
+        self._faults = faults
+        self._worker = worker
+        self._due = Due()
+        self._busy: set[Id] = set()
+        self._again: set[Id] = set()
+        self._blocked: set[Id] = set()
+        self._wake = asyncio.Event()
+        self.inventory = Inventory(store.seen)
+        self.turned_at = 0.0
+        """When the loop last took something or found nothing due: for readiness."""
+        store.listen(self._changed)
+
+    # --- what makes a resource due --------------------------------------------------------------------------------
+
+    def start(self, rows: Sequence[QueueRow]) -> None:
+        """Make everything due: whatever was under way when the last process died goes on."""
+        for row in rows:
+            self._due.put(row.resource, 0.0)
+        for host in self._seen.of_kind("host"):
+            self.inventory.refresh(HostId(host.id))
+        self._wake.set()
+
+    def poke(self, resource: Id) -> None:
+        """Make a resource due now."""
+        if resource in self._busy:
+            self._again.add(resource)
+        else:
+            self._due.put(resource, 0.0)
+        self._wake.set()
+
+    def host_changed(self, host: HostId) -> None:
+        """A host came, went, or said what it has: look at it, at what it carries, and at what found no host."""
+        self.inventory.refresh(host)
+        self.poke(host)
+        for document in self._seen.documents(host):
+            self.poke(document.owner)
+        self._retry_blocked()
+
+    def reported(self, host: HostId, keys: Sequence[DocKey]) -> None:
+        """A host said something of these documents: look at their owners."""
+        for key in keys:
+            if document := self._seen.document(host, key):
+                self.poke(document.owner)
+
+    def _retry_blocked(self) -> None:
+        for resource in self._blocked:
+            self.poke(resource)
+
+    def _changed(self, changes: Sequence[Change], poked: set[Id]) -> None:
+        """Every commit comes by here: what depends on what it changed is looked at."""
+        for change in changes:
+            row = change.row
+            match row:
+                case Resource():
+                    self._resource_changed(row, gone=isinstance(change, Gone))
+                case Placement():
+                    self.inventory.refresh(row.host)
+                    self.poke(row.host)
+                    if isinstance(change, Gone):
+                        self._retry_blocked()
+                case Capacity():
+                    self.inventory.refresh(row.host)
+                    self._retry_blocked()
+                case Enrolment():
+                    self.poke(row.host)
+                case Address() if isinstance(change, Gone):
+                    self._retry_blocked()
+                case _:
+                    pass
+        for resource in poked:
+            self.poke(resource)
+
+    def _resource_changed(self, row: AnyResource, *, gone: bool) -> None:
+        if row.kind == "host":
+            self.inventory.refresh(HostId(row.id))
+        if gone:
+            self._due.drop(row.id)
+            self._blocked.discard(row.id)
+        if gone or row.deleted_at is not None or row.observed_generation < row.generation:
+            for user in self._seen.users(row.id):
+                self.poke(user.id)
+        if row.owner:
+            self.poke(row.owner)
+
+    # --- turns ----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Turn until cancelled."""
+        limit = asyncio.Semaphore(AT_ONCE)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._wake.clear()
+                self.turned_at = self._clock()
+                for row in await self._take():
+                    await limit.acquire()
+                    task = group.create_task(self._guarded(row))
+                    task.add_done_callback(lambda _: limit.release())
+                await self._rest()
+
+    async def _rest(self) -> None:
+        """Wait for a poke or for the next due moment, a second at most (readiness shows a loop that hangs)."""
+        at = self._due.next_at()
+        pause = 1.0 if at is None else min(1.0, max(0.0, at - self._clock()))
+        if pause == 0.0:
+            await asyncio.sleep(0)
+            return
+        try:
+            await asyncio.wait_for(self._wake.wait(), pause)
+        except TimeoutError:
+            return
+
+    async def drain(self, most: int = 10_000) -> int:
+        """Turn what is due now, one after another, until nothing is. Returns how many turns that took."""
+        turns = 0
+        while turns < most and (rows := await self._take()):
+            for row in rows:
+                await self.turn(row)
+                turns += 1
+        return turns
+
+    async def _take(self) -> tuple[QueueRow, ...]:
+        wanted = self._due.pop(self._clock(), AT_ONCE)
+        if not wanted:
+            return ()
+        rows = await self._store.take(self._worker, wanted)
+        self._busy.update(row.resource for row in rows)
+        leased = {row.resource for row in rows}
+        for resource in wanted:
+            if resource not in leased and self._seen.get(resource) is not None:
+                self._due.put(resource, self._clock() + RETRY_S)
+        return rows
+
+    async def _guarded(self, row: QueueRow) -> None:
+        """The top of a turn: a bug in one planner is logged and tried again, and stops nothing else."""
+        try:
+            await self.turn(row)
+        except Exception:
+            log.exception("turn failed", resource=row.resource)
+            self._busy.discard(row.resource)
+            self._due.put(row.resource, self._clock() + 10 * RETRY_S)
+
+    async def turn(self, row: QueueRow) -> None:
+        """Bring one resource as far as it goes now."""
+        resource = row.resource
+        self._again.discard(resource)
+        conflicts = 0
+        for _ in range(MOST_STEPS):
+            subject = self._seen.get(resource)
+            if subject is None:
+                break
+            outcome = planner_of(subject.kind).plan(subject, self._seen, self._clock())
+            self._faults.reached(f"loop.{subject.kind}.planned")
+            try:
+                if not await self._advance(subject, outcome, row):
+                    break
+            except Conflict as err:
+                conflicts += 1
+                if conflicts > MOST_CONFLICTS:
+                    await self._finish(subject, row, _Found("running", subject.status, err.detail), RETRY_S)
+                    break
+            except NoCapacity as err:
+                await self._block(subject, row, subject.status, err.refusal or Refusal(summary=err.detail))
+                break
+            except SkerryError as err:
+                log.warning("step not taken", resource=resource, error=err.detail)
+                self._due.put(resource, self._clock() + RETRY_S)
+                break
+        else:
+            log.error("plan does not come to rest", resource=resource, steps=MOST_STEPS)
+            self._due.put(resource, self._clock() + 10 * RETRY_S)
+        self._busy.discard(resource)
+        if resource in self._again:
+            self._again.discard(resource)
+            self._due.put(resource, 0.0)
+
+    async def _advance(self, subject: AnyResource, outcome: Outcome, row: QueueRow) -> bool:
+        """Carry out what a plan says. True: look again."""
+        operations = self._seen.open_operations(subject.id)
+        match outcome:
+            case Do():
+                await self._store.step(outcome.writes, operations, outcome.say)
+                return True
+            case Place():
+                return await self._place(subject, outcome, row, operations)
+            case Wait():
+                found = _Found("running", outcome.status, outcome.message, outcome.progress)
+                await self._finish(subject, row, found, outcome.seconds)
+            case Blocked():
+                await self._block(subject, row, outcome.status, outcome.why)
+            case Done():
+                self._blocked.discard(subject.id)
+                await self._finish(
+                    subject, row, _Found("done", outcome.status, outcome.status.state, 1.0), LOOK_AGAIN_S
+                )
+        return False
+
+    async def _place(
+        self, subject: AnyResource, outcome: Place, row: QueueRow, operations: Sequence[Operation]
+    ) -> bool:
+        demand = outcome.demand
+        choice = self.inventory.choose(demand)
+        if not isinstance(choice, Choice):
+            await self._block(subject, row, outcome.status, choice)
+            return False
+        placement = Placement(
+            owner=demand.owner,
+            host=choice.host,
+            vcpus=demand.vcpus,
+            memory_mib=demand.memory_mib,
+            disk_gib=demand.disk_gib,
+        )
+        say = f"placed on host {self._seen.name_of(choice.host)}"
+        try:
+            await self._store.step((TakePlacement(placement=placement), *outcome.writes), operations, say)
+        finally:
+            self.inventory.settle(choice, demand)
+        self._blocked.discard(subject.id)
+        log.info("vm placed", vm=subject.id, host=choice.host)
+        return True
+
+    async def _block(self, subject: AnyResource, row: QueueRow, status: Status, why: Refusal) -> None:
+        self._blocked.add(subject.id)
+        shown = msgspec.structs.replace(status, state="blocked", message=why.summary, why=why)
+        await self._finish(subject, row, _Found("blocked", shown, why.summary, 0.0, why), LOOK_AGAIN_S)
+
+    async def _finish(self, subject: AnyResource, row: QueueRow, found: _Found, seconds: float) -> None:
+        conclusion = Conclusion(
+            resource=subject,
+            status=found.status,
+            state=found.state,
+            message=found.message,
+            progress=found.progress,
+            why=found.why,
+        )
+        finished = Finished(resource=subject.id, pokes=row.pokes, due_at=self._clock() + seconds)
+        operations = self._seen.open_operations(subject.id)
+        due_at = await self._store.conclude(conclusion, operations, finished)
+        if due_at is not None:
+            self._due.put(subject.id, due_at)

@@ -1,0 +1,33 @@
+"""Filling the working set at start: every live row, as if it had just been committed."""
+
+import msgspec
+from sqlalchemy import select
+
+from common.kinds.kind import Role
+from controller.store import tables
+from controller.store.rows import Address, Capacity, Enrolment, Operation, Placement, Token, Vni
+from controller.store.tx import Tx, document_from, resource_from
+
+
+def load(tx: Tx) -> None:
+    """Note every live row as put."""
+    for row in tx.run(select(tables.resource)).mappings():
+        tx.put(resource_from(row))
+    for row in tx.run(select(tables.placement)).mappings():
+        tx.put(Placement(**row))
+    c = tables.capacity.c
+    for row in tx.run(select(c.host, c.vcpus, c.memory_mib, c.disk_gib)).mappings():
+        tx.put(Capacity(**row))
+    a = tables.address.c
+    for row in tx.run(select(a.network, a.address, a.vm, a.index, a.mac)).mappings():
+        tx.put(Address(**row))
+    for row in tx.run(select(tables.vni)).mappings():
+        tx.put(Vni(**row))
+    for row in tx.run(select(tables.document)).mappings():
+        tx.put(document_from(row))
+    for body in tx.run(select(tables.operation.c.body)).scalars():
+        tx.put(msgspec.json.decode(body, type=Operation))
+    for row in tx.run(select(tables.token)).mappings():
+        tx.put(Token(**(dict(row) | {"role": Role(row["role"])})))
+    for body in tx.run(select(tables.enrolment.c.body)).scalars():
+        tx.put(msgspec.json.decode(body, type=Enrolment))

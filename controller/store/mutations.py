@@ -1,0 +1,219 @@
+"""Mutations: what a caller's request commits, and what the loop writes back when it has looked."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import msgspec
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from common.codec import to_json
+from common.errors import Conflict
+from common.ids import Id, RequestId
+from common.kinds.kind import AnyResource, Status
+from common.refusal import Refusal
+from controller.store import tables
+from controller.store.rows import Event, Operation, OperationState
+from controller.store.tx import Tx, resource_values
+from controller.store.working import references
+from controller.store.writes import Mutation
+
+FINISHED_KEPT = 10_000
+"""Finished operations that are kept; older ones are in the event table."""
+
+
+M = TypeVar("M", bound=Mutation)
+
+
+def admit(tx: Tx, mutation: M) -> M:
+    """Commit a mutation: resource, operation, event and queue row together.
+
+    Raises Conflict where the name is taken, a reference went away, or the resource changed since it was read.
+    Returns the mutation with the rows as stored.
+    """
+    _refuse_gone_references(tx, mutation.resource)
+    row = _insert(tx, mutation.resource) if mutation.was is None else _update(tx, mutation.resource, mutation.was)
+    for closing in mutation.closes:
+        _store_operation(tx, closing)
+    operation = msgspec.structs.replace(mutation.operation, generation=row.generation, revision=tx.revision)
+    tx.run(
+        insert(tables.operation).values(
+            id=operation.id,
+            resource=operation.resource,
+            finished_at=None,
+            body=to_json(operation).decode(),
+            revision=operation.revision,
+        )
+    )
+    tx.put(operation)
+    tx.append(mutation.event)
+    poke(tx, row.id)
+    return msgspec.structs.replace(mutation, resource=row, operation=operation)
+
+
+def _insert(tx: Tx, wanted: AnyResource) -> AnyResource:
+    row = msgspec.structs.replace(wanted, revision=tx.revision)
+    try:
+        with tx.connection.begin_nested():
+            tx.run(insert(tables.resource).values(**resource_values(row)))
+    except IntegrityError as err:
+        raise Conflict(f"there is a {row.kind} {row.name} already", fix="choose another name") from err
+    tx.put(row)
+    return row
+
+
+def _update(tx: Tx, wanted: AnyResource, was: AnyResource) -> AnyResource:
+    c = tables.resource.c
+    there = tx.run(
+        update(tables.resource)
+        .where(c.id == was.id, c.generation == was.generation)
+        .values(
+            spec=to_json(wanted.spec).decode(),
+            labels=to_json(wanted.labels).decode(),
+            generation=wanted.generation,
+            deleted_at=wanted.deleted_at,
+            revision=tx.revision,
+        )
+    ).rowcount
+    row = tx.resource(was.id)
+    if not there or row is None:
+        raise Conflict(f"{was.kind} {was.name} changed meanwhile", fix="read it again, then repeat the request")
+    tx.put(row)
+    return row
+
+
+def _refuse_gone_references(tx: Tx, row: AnyResource) -> None:
+    """The working set, from which references were resolved, may be a moment old: the database decides."""
+    wanted = set(references(row))
+    if not wanted or row.deleted_at is not None:
+        return
+    c = tables.resource.c
+    there = set(tx.run(select(c.id).where(c.id.in_(wanted), c.deleted_at.is_(None))).scalars())
+    if missing := wanted - there:
+        raise Conflict(f"{', '.join(sorted(missing))} was deleted meanwhile", fix="use another one")
+
+
+def poke(tx: Tx, resource: Id) -> None:
+    """Make a resource due now. A poke during its turn is not lost: the turn's end compares the counter."""
+    c = tables.queue.c
+    there = tx.run(update(tables.queue).where(c.resource == resource).values(due_at=0.0, pokes=c.pokes + 1)).rowcount
+    if not there:
+        tx.run(insert(tables.queue).values(resource=resource, due_at=0.0, pokes=1, leased_by=None, leased_until=0.0))
+    tx.poked.add(resource)
+
+
+class Conclusion(msgspec.Struct, frozen=True, kw_only=True):
+    """What a turn found: the status for people, and how it stands with the open operations."""
+
+    resource: AnyResource
+    """As the turn read it."""
+    status: Status
+    state: OperationState
+    message: str
+    progress: float
+    why: Refusal | None
+
+
+def conclude(tx: Tx, found: Conclusion, open_operations: Sequence[Operation]) -> None:
+    """Write back what a turn found, as far as it changed: status, operations and the event that it came true."""
+    row = found.resource
+    done = found.state == "done"
+    observed = row.generation if done else row.observed_generation
+    if found.status != row.status or observed != row.observed_generation:
+        c = tables.resource.c
+        there = tx.run(
+            update(tables.resource)
+            .where(c.id == row.id)
+            .values(status=to_json(found.status).decode(), observed_generation=observed, revision=tx.revision)
+        ).rowcount
+        now = tx.resource(row.id) if there else None
+        if now:
+            tx.put(now)
+    closed = []
+    for operation in open_operations:
+        after = _operation_after(tx, operation, found)
+        if after != operation:
+            closed.append(_store_operation(tx, after))
+    if found.status.state != row.status.state:
+        tx.append(happened(tx, row, found.status.state, found.status.message, closed))
+
+
+def _operation_after(tx: Tx, operation: Operation, found: Conclusion) -> Operation:
+    if found.state == "done" and operation.generation <= found.resource.generation:
+        return _finished(tx, operation, found.message)
+    state: OperationState = "running" if found.state == "done" else found.state
+    return msgspec.structs.replace(
+        operation, state=state, message=found.message, progress=round(found.progress, 3), why=found.why
+    )
+
+
+def _finished(tx: Tx, operation: Operation, message: str) -> Operation:
+    return msgspec.structs.replace(operation, state="done", message=message, progress=1.0, why=None, finished_at=tx.now)
+
+
+def progress(tx: Tx, operations: Sequence[Operation], message: str) -> None:
+    """Say on open operations what is being done."""
+    for operation in operations:
+        if operation.message != message or operation.state != "running":
+            _store_operation(tx, msgspec.structs.replace(operation, state="running", message=message, why=None))
+
+
+def close_operations(tx: Tx, row: AnyResource, *, message: str) -> tuple[Operation, ...]:
+    """Finish every open operation of a resource that is gone: its deletes are done, the rest is overtaken."""
+    table, c = tables.operation, tables.operation.c
+    bodies = tx.run(select(table.c.body).where(c.resource == row.id, c.finished_at.is_(None))).scalars().all()
+    closed = []
+    for body in bodies:
+        operation = msgspec.json.decode(body, type=Operation)
+        if operation.verb == "delete":
+            after = _finished(tx, operation, message)
+        else:
+            after = msgspec.structs.replace(operation, state="cancelled", message=message, finished_at=tx.now)
+        closed.append(_store_operation(tx, after))
+    return tuple(closed)
+
+
+def _store_operation(tx: Tx, operation: Operation) -> Operation:
+    row = msgspec.structs.replace(operation, revision=tx.revision)
+    there = tx.run(
+        update(tables.operation)
+        .where(tables.operation.c.id == row.id, tables.operation.c.finished_at.is_(None))
+        .values(body=to_json(row).decode(), finished_at=row.finished_at, revision=row.revision)
+    ).rowcount
+    if there:
+        tx.put(row)
+    return row
+
+
+def happened(tx: Tx, row: AnyResource, what: str, message: str, operations: Sequence[Operation]) -> Event:
+    """Return the event that something came about, under the request that asked for it (where one did)."""
+    return Event(
+        seq=0,
+        at=tx.now,
+        actor="skerry",
+        request=operations[-1].request if operations else RequestId(""),
+        action=f"{row.kind}.{what}",
+        kind=row.kind,
+        resource=row.id,
+        project=row.project,
+        name=row.name,
+        message=message,
+        before=b"",
+        after=b"",
+    )
+
+
+def drop_old_operations(tx: Tx) -> None:
+    """Keep the newest finished operations, drop the rest."""
+    c = tables.operation.c
+    edge = (
+        select(c.finished_at)
+        .where(c.finished_at.is_not(None))
+        .order_by(c.finished_at.desc())
+        .offset(FINISHED_KEPT)
+        .limit(1)
+        .scalar_subquery()
+    )
+    rows = tx.run(delete(tables.operation).where(c.finished_at <= edge).returning(c.body)).scalars().all()
+    for body in rows:
+        tx.gone(msgspec.json.decode(body, type=Operation))

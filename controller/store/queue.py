@@ -1,0 +1,61 @@
+"""The durable queue: one row per resource, which says when it must be looked at again."""
+
+from collections.abc import Sequence
+
+import msgspec
+from sqlalchemy import or_, select, update
+
+from common.ids import Id
+from controller.store import tables
+from controller.store.rows import QueueRow
+from controller.store.tx import Tx
+
+LEASE_S = 60.0
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a turn: look again at `due_at`, or at once where it was poked meanwhile."""
+
+    resource: Id
+    pokes: int
+    due_at: float
+
+
+def take(tx: Tx, worker: str, resources: Sequence[Id]) -> tuple[QueueRow, ...]:
+    """Lease these queue rows, as far as no other worker holds them."""
+    c = tables.queue.c
+    free = or_(c.leased_by.is_(None), c.leased_by == worker, c.leased_until < tx.now)
+    rows = tx.run(
+        update(tables.queue)
+        .where(c.resource.in_(list(resources)), free)
+        .values(leased_by=worker, leased_until=tx.now + LEASE_S)
+        .returning(c.resource, c.due_at, c.pokes)
+    ).mappings()
+    return tuple(QueueRow(**row) for row in rows.all())
+
+
+def finish(tx: Tx, done: Finished) -> float | None:
+    """Give a lease back. Returns when the row is due: compare-and-set, a poke during the turn makes it due now.
+
+    None: the resource is gone.
+    """
+    c = tables.queue.c
+    same = (c.resource == done.resource, c.pokes == done.pokes)
+    if tx.run(update(tables.queue).where(*same).values(due_at=done.due_at, leased_by=None)).rowcount:
+        return done.due_at
+    if tx.run(update(tables.queue).where(c.resource == done.resource).values(due_at=0.0, leased_by=None)).rowcount:
+        return 0.0
+    return None
+
+
+def all_rows(tx: Tx) -> tuple[QueueRow, ...]:
+    """Return the whole queue."""
+    c = tables.queue.c
+    return tuple(QueueRow(**row) for row in tx.run(select(c.resource, c.due_at, c.pokes)).mappings().all())
+
+
+def drop_leases(tx: Tx, worker: str | None = None) -> None:
+    """Free what a worker that is gone had leased; None: every lease, right where only one controller can run."""
+    c = tables.queue.c
+    statement = update(tables.queue).values(leased_by=None)
+    tx.run(statement if worker is None else statement.where(c.leased_by == worker))

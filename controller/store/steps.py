@@ -1,0 +1,228 @@
+"""Steps: the writes that planners ask for, all of one step in one transaction."""
+
+import msgspec
+from sqlalchemy import delete, insert, select, update
+
+from common.codec import to_json
+from common.documents import key_of
+from common.ids import HostId, Id, Revision
+from common.kinds import kind_named
+from common.kinds.kind import Resource
+from controller.store import claims, tables
+from controller.store.mutations import close_operations, happened, poke
+from controller.store.rows import Capacity, Document, Enrolment, Token
+from controller.store.tx import Tx, document_from, resource_values
+from controller.store.writes import (
+    AnyWrite,
+    ClaimAddress,
+    ClaimVni,
+    CreateChild,
+    DeleteChild,
+    Forget,
+    ForgetHost,
+    Poke,
+    PutDocument,
+    PutEnrolment,
+    PutToken,
+    ReleaseAddresses,
+    ReleasePlacement,
+    ReleaseVni,
+    RemoveToken,
+    SetCapacity,
+    TakePlacement,
+    Tombstone,
+)
+
+
+def apply_writes(tx: Tx, writes: tuple[AnyWrite, ...]) -> None:
+    """Apply the writes of one step in order. Raises Conflict or NoCapacity, and then nothing of it is kept."""
+    for write in writes:
+        _apply(tx, write)
+
+
+def _apply(tx: Tx, write: AnyWrite) -> None:  # noqa: PLR0912 - a table of the union's members
+    match write:
+        case TakePlacement():
+            claims.take_placement(tx, write.placement)
+        case ReleasePlacement():
+            claims.release_placement(tx, write.owner)
+        case SetCapacity():
+            claims.set_capacity(tx, write.capacity)
+        case ClaimAddress():
+            claims.claim_address(tx, write)
+        case ReleaseAddresses():
+            claims.release_addresses(tx, write.vm)
+        case ClaimVni():
+            claims.claim_vni(tx, write.network)
+        case ReleaseVni():
+            claims.release_vni(tx, write.network)
+        case CreateChild():
+            _create_child(tx, write)
+        case DeleteChild():
+            _delete_child(tx, write.id)
+        case PutDocument():
+            _put_document(tx, write)
+        case Tombstone():
+            _tombstone(tx, write)
+        case ForgetHost():
+            _forget_host(tx, write.host)
+        case PutToken():
+            _put_token(tx, write.token)
+        case RemoveToken():
+            _remove_token(tx, write.resource)
+        case PutEnrolment():
+            put_enrolment(tx, write.enrolment)
+        case Poke():
+            poke(tx, write.resource)
+        case Forget():
+            _forget(tx, write.resource)
+
+
+def _create_child(tx: Tx, wanted: CreateChild) -> None:
+    if tx.resource(wanted.id):
+        return
+    row = Resource(
+        id=wanted.id,
+        kind=wanted.kind,
+        project=wanted.project,
+        name=wanted.name,
+        labels={},
+        generation=1,
+        observed_generation=0,
+        spec=wanted.spec,
+        status=kind_named(wanted.kind).status(),
+        owner=wanted.owner,
+        created_at=tx.now,
+        deleted_at=None,
+        revision=tx.revision,
+    )
+    tx.run(insert(tables.resource).values(**resource_values(row)))
+    tx.put(row)
+    poke(tx, row.id)
+
+
+def _delete_child(tx: Tx, child: Id) -> None:
+    c = tables.resource.c
+    tx.run(
+        update(tables.resource)
+        .where(c.id == child, c.deleted_at.is_(None))
+        .values(deleted_at=tx.now, generation=c.generation + 1, revision=tx.revision)
+    )
+    if row := tx.resource(child):
+        tx.put(row)
+        poke(tx, child)
+
+
+def _put_document(tx: Tx, wanted: PutDocument) -> None:
+    table, c = tables.document, tables.document.c
+    row = Document(
+        host=wanted.host,
+        key=key_of(wanted.doc),
+        owner=wanted.owner,
+        doc=wanted.doc,
+        gone=False,
+        revision=tx.revision,
+    )
+    body = to_json(row.doc).decode()
+    values = {"owner": row.owner, "body": body, "gone": False, "revision": row.revision}
+    there = tx.run(update(table).where(c.host == row.host, c.key == row.key).values(**values)).rowcount
+    if not there:
+        tx.run(insert(table).values(host=row.host, key=row.key, **values))
+    tx.put(row)
+
+
+def _tombstone(tx: Tx, wanted: Tombstone) -> None:
+    table, c = tables.document, tables.document.c
+    where = (c.host == wanted.host, c.key == wanted.key, c.gone.is_(False))
+    row = (
+        tx.run(update(table).where(*where).values(gone=True, revision=tx.revision).returning(*table.c))
+        .mappings()
+        .one_or_none()
+    )
+    if row:
+        tx.put(document_from(row))
+
+
+def acknowledge(tx: Tx, host: HostId, gone: tuple[tuple[str, Revision], ...]) -> tuple[Id, ...]:
+    """Drop tombstones that a host reported done, if they are still the ones it speaks of. Returns their owners."""
+    table, c = tables.document, tables.document.c
+    owners = []
+    for key, revision in gone:
+        where = (c.host == host, c.key == key, c.gone.is_(True), c.revision <= revision)
+        row = tx.run(delete(table).where(*where).returning(*table.c)).mappings().one_or_none()
+        if row:
+            tx.gone(document_from(row))
+            owners.append(Id(row["owner"]))
+    return tuple(owners)
+
+
+def _forget_host(tx: Tx, host: HostId) -> None:
+    documents = tx.run(
+        delete(tables.document).where(tables.document.c.host == host).returning(*tables.document.c)
+    ).mappings()
+    for row in documents.all():
+        tx.gone(document_from(row))
+        poke(tx, Id(row["owner"]))
+    found = tx.run(
+        delete(tables.enrolment).where(tables.enrolment.c.host == host).returning(tables.enrolment.c.body)
+    ).scalar_one_or_none()
+    if found:
+        tx.gone(msgspec.json.decode(found, type=Enrolment))
+    c = tables.capacity.c
+    sold = (
+        tx.run(delete(tables.capacity).where(c.host == host).returning(c.host, c.vcpus, c.memory_mib, c.disk_gib))
+        .mappings()
+        .one_or_none()
+    )
+    if sold:
+        tx.gone(Capacity(**sold))
+
+
+def _put_token(tx: Tx, token: Token) -> None:
+    tx.run(delete(tables.token).where(tables.token.c.resource == token.resource))
+    tx.run(
+        insert(tables.token).values(
+            digest=token.digest, resource=token.resource, project=token.project, role=int(token.role)
+        )
+    )
+    tx.put(token)
+
+
+def _remove_token(tx: Tx, resource: Id) -> None:
+    table = tables.token
+    for row in tx.run(delete(table).where(table.c.resource == resource).returning(*table.c)).mappings().all():
+        tx.gone(Token(**row))
+
+
+def put_enrolment(tx: Tx, enrolment: Enrolment) -> None:
+    """Set how a host may join, or what it joined with."""
+    table = tables.enrolment
+    values = {"join_digest": enrolment.join_digest, "body": to_json(enrolment).decode()}
+    if tx.run(update(table).where(table.c.host == enrolment.host).values(**values)).rowcount == 0:
+        tx.run(insert(table).values(host=enrolment.host, **values))
+    tx.put(enrolment)
+
+
+def use_join_token(tx: Tx, digest: str, serial: str) -> Enrolment | None:
+    """Use up a join token and note the certificate it was given; None where it is unknown, used or out of date."""
+    table = tables.enrolment
+    body = tx.run(select(table.c.body).where(table.c.join_digest == digest)).scalar_one_or_none()
+    found = msgspec.json.decode(body, type=Enrolment) if body else None
+    if not digest or found is None or found.join_expires_at < tx.now:
+        return None
+    used = msgspec.structs.replace(found, join_digest="", certificate_serial=serial)
+    put_enrolment(tx, used)
+    return used
+
+
+def _forget(tx: Tx, resource: Id) -> None:
+    row = tx.resource(resource)
+    if row is None:
+        return
+    tx.run(delete(tables.resource).where(tables.resource.c.id == resource))
+    tx.run(delete(tables.queue).where(tables.queue.c.resource == resource))
+    closed = close_operations(tx, row, message="gone")
+    tx.append(happened(tx, row, "gone", "", closed))
+    if row.owner:
+        poke(tx, row.owner)
+    tx.gone(row)

@@ -1,0 +1,154 @@
+"""The tables. One generic `resource` table, so that a new kind needs no migration; typed ones where the database
+must defend something. Bodies are JSON text: they can be read with any SQL shell.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+METADATA = MetaData()
+
+resource = Table(
+    "resource",
+    METADATA,
+    Column("id", String(40), primary_key=True),
+    Column("kind", String(32), nullable=False),
+    Column("project", String(63), nullable=False),
+    Column("name", String(63), nullable=False),
+    Column("labels", Text, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("observed_generation", Integer, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("owner", String(40)),
+    Column("created_at", Float, nullable=False),
+    Column("deleted_at", Float),
+    Column("revision", BigInteger, nullable=False, index=True),
+    UniqueConstraint("kind", "project", "name", name="one_name"),
+)
+
+placement = Table(
+    "placement",
+    METADATA,
+    Column("owner", String(40), primary_key=True),
+    Column("host", String(40), nullable=False, index=True),
+    Column("vcpus", Integer, nullable=False),
+    Column("memory_mib", Integer, nullable=False),
+    Column("disk_gib", Integer, nullable=False),
+)
+
+capacity = Table(
+    "capacity",
+    METADATA,
+    Column("host", String(40), primary_key=True),
+    Column("vcpus", Integer, nullable=False),
+    Column("memory_mib", Integer, nullable=False),
+    Column("disk_gib", Integer, nullable=False),
+    Column("vcpus_used", Integer, nullable=False),
+    Column("memory_mib_used", Integer, nullable=False),
+    Column("disk_gib_used", Integer, nullable=False),
+)
+
+address = Table(
+    "address",
+    METADATA,
+    Column("network", String(40), primary_key=True),
+    Column("offset", Integer, primary_key=True),
+    Column("address", String(45), nullable=False),
+    Column("vm", String(40), nullable=False),
+    Column("index", Integer, nullable=False),
+    Column("mac", String(17), nullable=False),
+    UniqueConstraint("vm", "index", name="one_address_a_nic"),
+)
+
+vni = Table(
+    "vni",
+    METADATA,
+    Column("network", String(40), primary_key=True),
+    Column("vni", Integer, nullable=False, unique=True),
+)
+
+document = Table(
+    "document",
+    METADATA,
+    Column("host", String(40), primary_key=True),
+    Column("key", String(64), primary_key=True),
+    Column("owner", String(40), nullable=False, index=True),
+    Column("body", Text, nullable=False),
+    Column("gone", Boolean, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+)
+
+operation = Table(
+    "operation",
+    METADATA,
+    Column("id", String(40), primary_key=True),
+    Column("resource", String(40), nullable=False, index=True),
+    Column("finished_at", Float, index=True),
+    Column("body", Text, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+)
+
+event = Table(
+    "event",
+    METADATA,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("request", String(64), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("resource", String(40), nullable=False),
+    Column("project", String(63), nullable=False),
+    Column("name", String(63), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("before", Text, nullable=False),
+    Column("after", Text, nullable=False),
+    Index("event_of_project", "project", "seq"),
+    Index("event_of_resource", "resource", "seq"),
+    sqlite_autoincrement=True,
+)
+
+token = Table(
+    "token",
+    METADATA,
+    Column("digest", String(64), primary_key=True),
+    Column("resource", String(40), nullable=False, unique=True),
+    Column("project", String(63), nullable=False),
+    Column("role", Integer, nullable=False),
+)
+
+enrolment = Table(
+    "enrolment",
+    METADATA,
+    Column("host", String(40), primary_key=True),
+    Column("join_digest", String(64), nullable=False),
+    Column("body", Text, nullable=False),
+)
+
+queue = Table(
+    "queue",
+    METADATA,
+    Column("resource", String(40), primary_key=True),
+    Column("due_at", Float, nullable=False, index=True),
+    Column("pokes", Integer, nullable=False),
+    Column("leased_by", String(40)),
+    Column("leased_until", Float, nullable=False),
+)
+
+sequence = Table(
+    "sequence",
+    METADATA,
+    Column("name", String(32), primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)

@@ -1,0 +1,163 @@
+"""The one writer: many waiting transactions, one commit and one fsync.
+
+SQLite allows one writer at a time, and a commit that must be on disk costs about a millisecond: so callers' functions
+are run one after another inside one database transaction, each behind a savepoint, and everyone's answer is given
+once it is committed. A function that raises undoes its own savepoint only.
+"""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
+
+import structlog
+from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
+
+from common.clock import Clock
+from common.errors import Temporary
+from common.faults import Faults
+from common.ids import Id
+from controller.store.rows import Change
+from controller.store.tx import Tx
+
+log = structlog.get_logger(__name__)
+
+R = TypeVar("R")
+
+MOST_TOGETHER = 256
+"""Transactions in one commit."""
+
+Committed = Callable[[list[Change], set[Id]], None]
+"""Told after each commit, in commit order and before any caller gets its answer: what changed, who was poked."""
+
+
+class Writer(Protocol):
+    """Runs functions that take a transaction."""
+
+    async def submit(self, function: Callable[[Tx], R]) -> R:
+        """Run a function in a transaction; returns when it is committed, raises what it raised."""
+        ...
+
+
+class _Job(Generic[R]):
+    """One waiting function."""
+
+    def __init__(self, function: Callable[[Tx], R], future: asyncio.Future[R]) -> None:
+        self.function = function
+        self.future = future
+        self.changes: list[Change] = []
+        self.poked: set[Id] = set()
+        self.result: R | None = None
+        self.error: BaseException | None = None
+
+    def run(self, tx: Tx) -> None:
+        try:
+            with tx.connection.begin_nested():
+                self.result = self.function(tx)
+        except Exception as err:  # the caller's: it gets it back
+            self.error = err
+        else:
+            self.changes, self.poked = tx.changes, tx.poked
+
+    def answer(self) -> None:
+        if self.future.cancelled():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)  # type: ignore[arg-type]
+
+
+class GroupWriter:
+    """A thread that owns the writing connection. An async context manager."""
+
+    def __init__(self, engine: Engine, clock: Clock, committed: Committed) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._committed = committed
+        self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def __aenter__(self) -> "GroupWriter":
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    async def submit(self, function: Callable[[Tx], R]) -> R:
+        """Run a function in a transaction; returns when it is on disk, raises what it raised.
+
+        Raises Temporary where nothing could be committed (a full disk): then nothing of it is kept.
+        """
+        assert self._loop is not None, "the writer is not running"
+        job: _Job[R] = _Job(function, self._loop.create_future())
+        self._jobs.put(job)
+        return await job.future
+
+    def _work(self) -> None:
+        assert self._loop is not None
+        with self._engine.connect() as connection:
+            while (first := self._jobs.get()) is not None:
+                jobs = [first, *self._waiting()]
+                try:
+                    with connection.begin():
+                        for job in jobs:
+                            job.run(Tx(connection, self._clock()))
+                except OperationalError as err:
+                    log.warning("commit failed", error=str(err.orig))
+                    for job in jobs:
+                        job.changes, job.poked = [], set()
+                        job.error = Temporary(f"the store can't be written: {err.orig}", fix="free space on its disk")
+                self._loop.call_soon_threadsafe(self._deliver, jobs)
+
+    def _waiting(self) -> list[_Job[Any]]:
+        jobs: list[_Job[Any]] = []
+        while len(jobs) < MOST_TOGETHER:
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                break
+            if job is None:
+                self._jobs.put(None)
+                break
+            jobs.append(job)
+        return jobs
+
+    def _deliver(self, jobs: list[_Job[Any]]) -> None:
+        changes = [change for job in jobs for change in job.changes]
+        poked = {one for job in jobs for one in job.poked}
+        if changes or poked:
+            self._committed(changes, poked)
+        for job in jobs:
+            job.answer()
+
+
+class InlineWriter:
+    """Runs each function at once in the caller's thread: for the simulator, whose crash points it also has."""
+
+    def __init__(self, engine: Engine, clock: Clock, committed: Committed, faults: Faults) -> None:
+        self._connection = engine.connect()
+        self._clock = clock
+        self._committed = committed
+        self._faults = faults
+
+    async def submit(self, function: Callable[[Tx], R]) -> R:
+        """Run a function in a transaction of its own. A planted death before the commit leaves nothing of it."""
+        self._faults.reached("store.begin")
+        with self._connection.begin():
+            tx = Tx(self._connection, self._clock())
+            result = function(tx)
+            self._faults.reached("store.commit")
+        self._faults.reached("store.committed")
+        self._committed(tx.changes, tx.poked)
+        return result
+
+    def close(self) -> None:
+        """Close the connection, as the death of a process would."""
+        self._connection.close()
