@@ -1,0 +1,116 @@
+"""The face of the hypervisor: what units, console and telemetry may ask of it, and what it shows.
+
+`agent.drivers.libvirt` is the real one. The fake of the simulator has the same face.
+"""
+
+from typing import Literal, Protocol
+
+import msgspec
+
+from common.ids import Id
+
+NAMESPACE = "urn:skerry:domain:1"
+"""Of the metadata element that Skerry writes into every domain."""
+
+Activity = Literal["running", "paused", "off"]
+
+Cause = Literal["", "guest", "host", "crashed", "destroyed", "unknown", "io-error", "busy", "user"]
+"""Why a domain is off: `guest` powered itself off (or did as asked), `host` shut QEMU down from outside, `crashed`,
+`destroyed` (cut off by somebody), `unknown` (never started since it was defined, or the host was restarted).
+Why it is paused: `io-error`, `busy` (libvirt is at work: starting, saving, migrating) or `user`. Running: empty."""
+
+
+class LiveDomain(msgspec.Struct, frozen=True, kw_only=True):
+    """One domain as libvirt has it now, with what Skerry wrote into its metadata element."""
+
+    vm: Id
+    activity: Activity
+    cause: Cause
+    start_generation: int | None
+    """Of the wish it was defined (or, running, last stamped) with; None: the metadata element is missing."""
+    boot_generation: int | None
+    shape: str
+    """Digest of the XML it was defined from, generations aside; empty without a metadata element."""
+    started_at: float
+    """When its QEMU process started, seconds since the epoch; 0 where it is off or unknown."""
+
+
+class ListedDomain(msgspec.Struct, frozen=True, kw_only=True):
+    """A domain by name, for the auditor: also those that Skerry did not make."""
+
+    name: str
+    owner: str
+    """From its metadata element; empty without one."""
+    active: bool
+
+
+class DomainUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters of one running domain since its start."""
+
+    name: str
+    cpu_ns: int
+    memory_used_mib: int
+    disk_read_bytes: int
+    disk_write_bytes: int
+    net_rx_bytes: int
+    net_tx_bytes: int
+
+
+class Hypervisor(Protocol):
+    """What can be asked. Every verb states a result: repeated, it succeeds and changes nothing.
+
+    All raise Temporary where libvirt does not answer or refuses for now, Invalid where it refuses the XML,
+    and those that need a domain NotFound where there is none.
+    """
+
+    async def look(self, vm: Id) -> LiveDomain | None:
+        """Return the VM's domain, None where there is none."""
+        ...
+
+    async def define(self, vm: Id, xml: str) -> None:
+        """Define the domain afresh: an inactive one of before goes first, so that its last end is forgotten."""
+        ...
+
+    async def start(self, vm: Id) -> None:
+        """Have it running."""
+        ...
+
+    async def resume(self, vm: Id) -> None:
+        """Have it run on after a pause."""
+        ...
+
+    async def press_power_button(self, vm: Id) -> None:
+        """Ask the guest by ACPI to power itself off. Returns at once."""
+        ...
+
+    async def destroy(self, vm: Id) -> None:
+        """Have it off, at once."""
+        ...
+
+    async def undefine(self, vm: Id) -> None:
+        """Have libvirt forget an inactive domain, with its NVRAM, managed save and snapshots' metadata."""
+        ...
+
+    async def stamp(self, vm: Id, metadata: str) -> None:
+        """Replace the metadata element, of the live domain and of its definition."""
+        ...
+
+    async def grow_disk(self, vm: Id, path: str, size_bytes: int) -> None:
+        """Tell a running domain that its disk at `path` has this size now."""
+        ...
+
+    async def users_of(self, path: str) -> tuple[ListedDomain, ...]:
+        """Return the domains that have a disk at this path."""
+        ...
+
+    async def list_domains(self) -> tuple[ListedDomain, ...]:
+        """Return every domain there is."""
+        ...
+
+    async def usage(self) -> tuple[DomainUsage, ...]:
+        """Return the counters of every running domain."""
+        ...
+
+    async def console_pty(self, vm: Id) -> str:
+        """Return the path of the running domain's serial pty."""
+        ...

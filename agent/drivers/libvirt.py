@@ -1,0 +1,518 @@
+"""libvirt: the only module that imports it. Connections with one thread each, and events brought to the loop.
+
+A connection is used by one thread, its lane. Lanes take jobs from a queue, so that a slow start does not hold up
+others: one set of lanes looks, another acts. A lane opens its connection when it needs one and again when libvirtd
+was restarted; a call that does not come back in time costs its lane, which is replaced.
+"""
+
+import asyncio
+import contextlib
+import functools
+import queue
+import threading
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import libvirt
+import structlog
+
+from agent.drivers.hypervisor import NAMESPACE, Activity, Cause, DomainUsage, ListedDomain, LiveDomain
+from common import ids, names
+from common.errors import Invalid, NotFound, SkerryError, Temporary
+from common.ids import Id
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+Connection = Any
+"""virConnect; libvirt-python comes without types."""
+
+LOOK_TIMEOUT_S = 20.0
+ACT_TIMEOUT_S = 120.0
+
+_METADATA = libvirt.VIR_DOMAIN_METADATA_ELEMENT
+
+_OFF: dict[int, Cause] = {
+    libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: "guest",
+    libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED: "destroyed",
+    libvirt.VIR_DOMAIN_SHUTOFF_CRASHED: "crashed",
+    libvirt.VIR_DOMAIN_SHUTOFF_FAILED: "crashed",
+    libvirt.VIR_DOMAIN_SHUTOFF_DAEMON: "crashed",
+}
+_PAUSED: dict[int, Cause] = {
+    libvirt.VIR_DOMAIN_PAUSED_IOERROR: "io-error",
+    libvirt.VIR_DOMAIN_PAUSED_MIGRATION: "busy",
+    libvirt.VIR_DOMAIN_PAUSED_SAVE: "busy",
+    libvirt.VIR_DOMAIN_PAUSED_DUMP: "busy",
+    libvirt.VIR_DOMAIN_PAUSED_FROM_SNAPSHOT: "busy",
+    libvirt.VIR_DOMAIN_PAUSED_SHUTTING_DOWN: "busy",
+    libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT: "busy",
+    libvirt.VIR_DOMAIN_PAUSED_STARTING_UP: "busy",
+    libvirt.VIR_DOMAIN_PAUSED_POSTCOPY: "busy",
+}
+_INVALID = {
+    libvirt.VIR_ERR_XML_ERROR,
+    libvirt.VIR_ERR_XML_DETAIL,
+    libvirt.VIR_ERR_XML_INVALID_SCHEMA,
+    libvirt.VIR_ERR_CONFIG_UNSUPPORTED,
+}
+
+
+@functools.cache
+def _start_events() -> None:
+    """Run libvirt's event loop in a daemon thread: once a process, before the first connection is opened."""
+    libvirt.virEventRegisterDefaultImpl()
+    libvirt.registerErrorHandler(_log_error, None)
+
+    def turn() -> None:
+        while True:
+            try:
+                libvirt.virEventRunDefaultImpl()
+            except libvirt.libvirtError as err:
+                log.warning("libvirt's event loop stumbled", error=str(err))
+
+    threading.Thread(target=turn, name="libvirt-events", daemon=True).start()
+
+
+def _log_error(_context: None, error: tuple[Any, ...]) -> None:
+    """Keep libvirt from printing to standard error: each error is raised as well."""
+    log.debug("libvirt says", code=error[0], message=error[2])
+
+
+def translated(err: Any) -> SkerryError:
+    """Turn a libvirt error into ours."""
+    code, message = err.get_error_code(), f"libvirt: {err.get_error_message() or err}"
+    if code == libvirt.VIR_ERR_NO_DOMAIN:
+        return NotFound(message)
+    if code in _INVALID:
+        return Invalid(message)
+    return Temporary(message)
+
+
+class _Lanes:
+    """Some threads, each with a connection of its own, that take jobs from one queue."""
+
+    def __init__(self, name: str, uri: str, count: int) -> None:
+        self._name, self._uri, self._count = name, uri, count
+        self._jobs: queue.SimpleQueue[Callable[[Callable[[], Connection]], bool] | None] = queue.SimpleQueue()
+        self._open = False
+
+    def open(self) -> None:
+        self._open = True
+        for _ in range(self._count):
+            self._add()
+
+    def close(self) -> None:
+        self._open = False
+        for _ in range(self._count):
+            self._jobs.put(None)
+
+    def _add(self) -> None:
+        threading.Thread(target=self._work, name=f"libvirt-{self._name}", daemon=True).start()
+
+    def _work(self) -> None:
+        connection: Connection = None
+
+        def connected() -> Connection:
+            nonlocal connection
+            if connection is None or not connection.isAlive():
+                connection = libvirt.open(self._uri)
+                connection.setKeepAlive(5, 3)
+            return connection
+
+        while (job := self._jobs.get()) is not None:
+            if not job(connected):
+                break
+        if connection is not None:
+            with contextlib.suppress(libvirt.libvirtError):
+                connection.close()
+
+    async def call(self, work: Callable[[Connection], T], what: str, timeout_s: float) -> T:
+        """Run `work` in a lane. Raises Temporary when it has not come back in time, and what `translated` makes."""
+        if not self._open:
+            raise Temporary(f"{what}: the libvirt driver is closed")
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+        late = threading.Event()
+        begun = threading.Event()
+
+        def job(connected: Callable[[], Connection]) -> bool:
+            if late.is_set() or done.cancelled():
+                return True
+            begun.set()
+            result: T | None = None
+            error: BaseException | None = None
+            try:
+                result = work(connected())
+            except BaseException as err:
+                error = err
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_finish, done, result, error)
+            return not late.is_set()
+
+        self._jobs.put(job)
+        try:
+            return await asyncio.wait_for(done, timeout_s)
+        except libvirt.libvirtError as err:
+            raise translated(err) from err
+        except TimeoutError as err:
+            late.set()
+            if begun.is_set():
+                log.warning("libvirt does not answer; its lane is replaced", what=what, timeout_s=timeout_s)
+                self._add()
+            raise Temporary(f"{what}: libvirt has not answered in {timeout_s:.0f} s") from err
+
+
+def _finish(done: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
+    if done.done():
+        return
+    if error is None:
+        done.set_result(result)
+    else:
+        done.set_exception(error)
+
+
+class Libvirt:
+    """The hypervisor of this host (see `agent.drivers.hypervisor.Hypervisor` for what each verb promises).
+
+    Use it as an async context manager, and let `watch` run beside it: `on_event` is called on the loop for each
+    lifecycle event of a VM, `on_connected` whenever events flow (again), since some may have been missed.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        run_dir: Path,
+        on_event: Callable[[Id], None],
+        on_connected: Callable[[], None],
+        actors: int = 4,
+    ) -> None:
+        self._uri = uri
+        self._run_dir = run_dir
+        self._on_event, self._on_connected = on_event, on_connected
+        self._look = _Lanes("look", uri, 1)
+        self._act = _Lanes("act", uri, actors)
+        self._shut_by_host: set[str] = set()
+
+    async def __aenter__(self) -> "Libvirt":
+        _start_events()
+        self._look.open()
+        self._act.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._look.close()
+        self._act.close()
+
+    # --- looking --------------------------------------------------------------------------------------------------
+
+    async def look(self, vm: Id) -> LiveDomain | None:
+        """Return the VM's domain, None where there is none."""
+
+        def work(connection: Connection) -> LiveDomain | None:
+            try:
+                domain = connection.lookupByUUIDString(names.domain_uuid(vm))
+                return self._seen(vm, domain)
+            except libvirt.libvirtError as err:
+                if err.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return None
+                raise
+
+        return await self._look.call(work, f"looking at {vm}", LOOK_TIMEOUT_S)
+
+    def _seen(self, vm: Id, domain: Any) -> LiveDomain:
+        state, reason = domain.state()
+        activity, cause = _activity(state, reason)
+        if cause == "guest" and vm in self._shut_by_host:
+            cause = "host"
+        written = _metadata(domain)
+        return LiveDomain(
+            vm=vm,
+            activity=activity,
+            cause=cause,
+            start_generation=_number(written, "start_generation"),
+            boot_generation=_number(written, "boot_generation"),
+            shape=written.get("shape", ""),
+            started_at=self._started_at(vm) if activity != "off" else 0,
+        )
+
+    def _started_at(self, vm: Id) -> float:
+        """Return when QEMU's pid file was written: libvirt itself does not tell when a domain was started."""
+        try:
+            return (self._run_dir / f"{names.domain_name(vm)}.pid").stat().st_mtime
+        except OSError:
+            return 0
+
+    async def list_domains(self) -> tuple[ListedDomain, ...]:
+        """Return every domain there is."""
+
+        def work(connection: Connection) -> tuple[ListedDomain, ...]:
+            return tuple(_listed(domain) for domain in connection.listAllDomains())
+
+        return await self._look.call(work, "listing domains", LOOK_TIMEOUT_S)
+
+    async def users_of(self, path: str) -> tuple[ListedDomain, ...]:
+        """Return the domains that have a disk at this path."""
+
+        def work(connection: Connection) -> tuple[ListedDomain, ...]:
+            found = []
+            for domain in connection.listAllDomains():
+                with _vanishing():
+                    sources = ET.fromstring(domain.XMLDesc()).iterfind("devices/disk/source")  # noqa: S314 (libvirt's)
+                    if any(source.get("file") == path for source in sources):
+                        found.append(_listed(domain))
+            return tuple(found)
+
+        return await self._look.call(work, f"looking for users of {path}", LOOK_TIMEOUT_S)
+
+    async def usage(self) -> tuple[DomainUsage, ...]:
+        """Return the counters of every running domain. Does not wait for domains that are busy."""
+        wanted = (
+            libvirt.VIR_DOMAIN_STATS_CPU_TOTAL
+            | libvirt.VIR_DOMAIN_STATS_BALLOON
+            | libvirt.VIR_DOMAIN_STATS_BLOCK
+            | libvirt.VIR_DOMAIN_STATS_INTERFACE
+        )
+        which = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+
+        def work(connection: Connection) -> tuple[DomainUsage, ...]:
+            return tuple(_usage(domain.name(), stats) for domain, stats in connection.getAllDomainStats(wanted, which))
+
+        return await self._look.call(work, "reading all domains' counters", LOOK_TIMEOUT_S)
+
+    async def console_pty(self, vm: Id) -> str:
+        """Return the path of the running domain's serial pty."""
+
+        def work(connection: Connection) -> str | None:
+            domain = connection.lookupByUUIDString(names.domain_uuid(vm))
+            source = ET.fromstring(domain.XMLDesc()).find("devices/serial/source")  # noqa: S314 (libvirt's)
+            return source.get("path") if source is not None else None
+
+        path = await self._look.call(work, f"finding the console of {vm}", LOOK_TIMEOUT_S)
+        if not path:
+            raise NotFound(f"{vm} is not running, so it has no console", fix="start it, or read its log")
+        return path
+
+    # --- acting ---------------------------------------------------------------------------------------------------
+
+    async def define(self, vm: Id, xml: str) -> None:
+        """Define the domain afresh: an inactive one of before goes first, so that its last end is forgotten."""
+
+        def work(connection: Connection) -> None:
+            with _vanishing():
+                connection.lookupByUUIDString(names.domain_uuid(vm)).undefineFlags(
+                    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+                    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+                    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+                    | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
+                )
+            connection.defineXML(xml)
+
+        await self._act.call(work, f"defining {vm}", ACT_TIMEOUT_S)
+
+    async def start(self, vm: Id) -> None:
+        """Have it running."""
+
+        def start(domain: Any) -> None:
+            try:
+                domain.create()
+            except libvirt.libvirtError:
+                if not domain.isActive():
+                    raise
+
+        self._shut_by_host.discard(vm)
+        await self._on_domain(vm, start, "starting")
+
+    async def resume(self, vm: Id) -> None:
+        """Have it run on after a pause."""
+        await self._on_domain(vm, lambda domain: domain.resume(), "resuming")
+
+    async def press_power_button(self, vm: Id) -> None:
+        """Ask the guest by ACPI to power itself off. Returns at once."""
+
+        def press(domain: Any) -> None:
+            try:
+                domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+            except libvirt.libvirtError:
+                if domain.isActive():
+                    raise
+
+        await self._on_domain(vm, press, "asking to power off")
+
+    async def destroy(self, vm: Id) -> None:
+        """Have it off, at once."""
+
+        def destroy(domain: Any) -> None:
+            try:
+                domain.destroy()
+            except libvirt.libvirtError:
+                if domain.isActive():
+                    raise
+
+        with contextlib.suppress(NotFound):
+            await self._on_domain(vm, destroy, "cutting the power of")
+
+    async def undefine(self, vm: Id) -> None:
+        """Have libvirt forget an inactive domain, with its NVRAM, managed save and snapshots' metadata."""
+
+        def undefine(domain: Any) -> None:
+            domain.undefineFlags(
+                libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+                | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+                | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+                | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+            )
+
+        with contextlib.suppress(NotFound):
+            await self._on_domain(vm, undefine, "removing")
+        self._shut_by_host.discard(vm)
+
+    async def stamp(self, vm: Id, metadata: str) -> None:
+        """Replace the metadata element, of the live domain and of its definition."""
+
+        def stamp(domain: Any) -> None:
+            domain.setMetadata(
+                _METADATA,
+                metadata,
+                "skerry",
+                NAMESPACE,
+                libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG,
+            )
+
+        await self._on_domain(vm, stamp, "stamping")
+
+    async def grow_disk(self, vm: Id, path: str, size_bytes: int) -> None:
+        """Tell a running domain that its disk at `path` has this size now."""
+        await self._on_domain(
+            vm,
+            lambda domain: domain.blockResize(path, size_bytes, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES),
+            "growing a disk of",
+        )
+
+    async def _on_domain(self, vm: Id, verb: Callable[[Any], Any], what: str) -> None:
+        def work(connection: Connection) -> None:
+            verb(connection.lookupByUUIDString(names.domain_uuid(vm)))
+
+        await self._act.call(work, f"{what} {vm}", ACT_TIMEOUT_S)
+
+    # --- events ---------------------------------------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """Bring lifecycle events to the loop, for ever; reconnect when libvirtd goes away."""
+        loop, pause = asyncio.get_running_loop(), 0.1
+        while True:
+            lost = asyncio.Event()
+            subscribe = functools.partial(self._subscribe, loop, lost)
+            try:
+                connection = await self._look.call(subscribe, "subscribing to events", LOOK_TIMEOUT_S)
+            except SkerryError as err:
+                log.warning("no events from libvirt", error=str(err), again_in_s=pause)
+                await asyncio.sleep(pause)
+                pause = min(5.0, pause * 2)
+                continue
+            pause = 0.1
+            self._on_connected()
+            try:
+                await lost.wait()
+                log.warning("libvirt closed the connection")
+            finally:
+                _close(connection)
+
+    def _subscribe(self, loop: asyncio.AbstractEventLoop, lost: asyncio.Event, _: Connection) -> Connection:
+        """Open the connection for events. Runs in a lane; the callbacks run in libvirt's event thread."""
+
+        def tell(callback: Callable[..., object], *args: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+                loop.call_soon_threadsafe(callback, *args)
+
+        def lifecycle(_connection: Any, domain: Any, event: int, detail: int, _: None) -> None:
+            tell(self._heard, domain.name(), event, detail)
+
+        connection = libvirt.open(self._uri)
+        connection.setKeepAlive(5, 3)
+        connection.registerCloseCallback(lambda *_: tell(lost.set), None)
+        connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, None)
+        return connection
+
+    def _heard(self, name: str, event: int, detail: int) -> None:
+        if not ids.is_id(name, "vm"):
+            return
+        if event == libvirt.VIR_DOMAIN_EVENT_STARTED:
+            self._shut_by_host.discard(name)
+        if event == libvirt.VIR_DOMAIN_EVENT_SHUTDOWN and detail == libvirt.VIR_DOMAIN_EVENT_SHUTDOWN_HOST:
+            # Its state will say SHUTDOWN either way; only this event tells a signal to QEMU from the guest's own wish.
+            self._shut_by_host.add(name)
+        self._on_event(Id(name))
+
+
+def _close(connection: Connection) -> None:
+    with contextlib.suppress(libvirt.libvirtError):
+        connection.unregisterCloseCallback()
+    with contextlib.suppress(libvirt.libvirtError):
+        connection.close()
+
+
+@contextlib.contextmanager
+def _vanishing() -> Iterator[None]:
+    """Let a domain vanish between being listed and being asked."""
+    try:
+        yield
+    except libvirt.libvirtError as err:
+        if err.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+            raise
+
+
+def _activity(state: int, reason: int) -> tuple[Activity, Cause]:
+    match state:
+        case libvirt.VIR_DOMAIN_SHUTOFF:
+            return "off", _OFF.get(reason, "unknown")
+        case libvirt.VIR_DOMAIN_PAUSED:
+            return "paused", _PAUSED.get(reason, "user")
+        case libvirt.VIR_DOMAIN_PMSUSPENDED:
+            return "paused", "busy"  # asleep by its guest's own wish: it wakes by itself
+        case _:
+            return "running", ""
+
+
+def _metadata(domain: Any) -> dict[str, str]:
+    """Return the attributes of Skerry's element in a domain's metadata, none where it is missing."""
+    try:
+        text = domain.metadata(_METADATA, NAMESPACE)
+    except libvirt.libvirtError as err:
+        if err.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
+            return {}
+        raise
+    return dict(ET.fromstring(text).attrib)  # noqa: S314 (libvirt's)
+
+
+def _number(attributes: dict[str, str], name: str) -> int | None:
+    text = attributes.get(name, "")
+    return int(text) if text.isdecimal() else None
+
+
+def _listed(domain: Any) -> ListedDomain:
+    return ListedDomain(name=domain.name(), owner=_metadata(domain).get("owner", ""), active=bool(domain.isActive()))
+
+
+def _usage(name: str, stats: dict[str, Any]) -> DomainUsage:
+    """Add up one domain's counters (see virConnectGetAllDomainStats for the names)."""
+
+    def summed(group: str, counter: str) -> int:
+        return sum(int(stats.get(f"{group}.{i}.{counter}", 0)) for i in range(int(stats.get(f"{group}.count", 0))))
+
+    inside = stats.get("balloon.available")
+    free = stats.get("balloon.usable", stats.get("balloon.unused"))
+    used_kib = inside - free if inside is not None and free is not None else stats.get("balloon.rss", 0)
+    return DomainUsage(
+        name=name,
+        cpu_ns=int(stats.get("cpu.time", 0)),
+        memory_used_mib=int(used_kib) // 1024,
+        disk_read_bytes=summed("block", "rd.bytes"),
+        disk_write_bytes=summed("block", "wr.bytes"),
+        net_rx_bytes=summed("net", "rx.bytes"),
+        net_tx_bytes=summed("net", "tx.bytes"),
+    )

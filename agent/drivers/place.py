@@ -1,0 +1,52 @@
+"""Where a host keeps what belongs to domains and volumes, and what it calls each of them."""
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from common import names
+from common.ids import Id
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Four directories, and how this host runs machines. QEMU has to be able to enter each directory."""
+
+    volumes: Path
+    """The pool: one qcow2 file per volume."""
+    images: Path
+    """The image cache."""
+    logs: Path
+    """Serial console logs, written by virtlogd."""
+    seeds: Path
+    """NoCloud disks."""
+    virtualisation: Literal["kvm", "tcg"]
+    direct_io: bool
+    """Whether the pool's file system takes O_DIRECT: then the host caches nothing that the guest caches already."""
+
+    def volume_file(self, volume: Id) -> Path:
+        """Return a volume's disk."""
+        return self.volumes / names.volume_file(volume)
+
+    def serial_log(self, vm: Id) -> Path:
+        """Return a VM's serial log; virtlogd rotates it to `<file>.0`, `<file>.1`, …"""
+        return self.logs / f"{vm}.log"
+
+    def seed_file(self, vm: Id) -> Path:
+        """Return a VM's NoCloud disk."""
+        return self.seeds / f"{vm}.iso"
+
+    def prepare(self) -> None:
+        """Make the directories: QEMU, under its own user, may enter them but not list them."""
+        for directory in (self.volumes, self.images, self.logs, self.seeds):
+            directory.mkdir(parents=True, exist_ok=True)
+            directory.chmod(0o711)
+
+
+class BootFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """An unpacked kernel image."""
+
+    kernel: str
+    initrd: str
+    cmdline: str
+    """Empty where the image brings none."""

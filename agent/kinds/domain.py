@@ -1,0 +1,178 @@
+"""Domains as units: machines in libvirt, their serial logs and NoCloud disks."""
+
+import asyncio
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from agent.drivers import files, nocloud
+from agent.drivers.hypervisor import Cause, Hypervisor
+from agent.drivers.images import ImageCache
+from agent.drivers.place import Place
+from agent.kinds.domain_plan import (
+    CRASH_WINDOW_S,
+    BuildSeed,
+    Define,
+    Destroy,
+    DomainStep,
+    DomainView,
+    PressPowerButton,
+    RemoveFiles,
+    Resume,
+    Stamp,
+    Start,
+    Undefine,
+    plan,
+)
+from agent.kinds.unit import Do, Mark, Settled, Wait, Wish
+from common import names
+from common.clock import Clock
+from common.documents import DomainDoc
+from common.faults import Faults
+from common.ids import Id
+from common.protocol import Found, HostEvent
+
+_STEP_NAMES: dict[type, str] = {
+    Define: "define",
+    Start: "start",
+    Resume: "resume",
+    PressPowerButton: "press-power-button",
+    Destroy: "destroy",
+    Undefine: "undefine",
+    Stamp: "stamp",
+    BuildSeed: "build-seed",
+    RemoveFiles: "remove-files",
+}
+
+_ENDS: dict[Cause, str] = {
+    "crashed": "the machine crashed",
+    "destroyed": "the machine was cut off from outside Skerry",
+    "host": "QEMU was told to end from outside Skerry",
+}
+
+
+def link_exists(name: str) -> bool:
+    """Say whether the agent's network namespace has a device of this name."""
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
+
+
+class Domains:
+    """The unit kind `domain`. `announce` is told when a machine is started again that had ended unasked.
+
+    What it remembers (when the power button was pressed, the last starts) only spaces out repetitions: it may be lost.
+    """
+
+    name = "domain"
+
+    def __init__(
+        self,
+        place: Place,
+        images: ImageCache,
+        hypervisor: Hypervisor,
+        *,
+        announce: Callable[[HostEvent], None],
+        clock: Clock,
+        faults: Faults,
+        link_exists: Callable[[str], bool] = link_exists,
+    ) -> None:
+        self._place, self._images, self._hypervisor = place, images, hypervisor
+        self._announce, self._clock, self._faults = announce, clock, faults
+        self._link_exists = link_exists
+        self._pressed: dict[Id, float] = {}
+        self._starts: dict[Id, tuple[float, ...]] = {}
+
+    async def observe(self, wish: Wish) -> DomainView:
+        """Look at the domain, and at what it needs: disks, bridges, kernel, NoCloud disk."""
+        (item,) = wish.items.values()
+        doc = item.doc
+        assert isinstance(doc, DomainDoc)
+        domain = await self._hypervisor.look(doc.id)
+        if domain is None or domain.activity == "off":
+            self._pressed.pop(doc.id, None)
+        paused = domain is not None and domain.activity == "paused"
+        return DomainView(
+            place=self._place,
+            domain=domain,
+            missing_volumes=tuple(v for v in doc.volumes if not self._place.volume_file(v).exists()),
+            missing_networks=tuple(n.network for n in doc.nics if not self._link_exists(names.bridge(n.network))),
+            boot=self._images.boot_files(doc.kernel) if doc.kernel is not None else None,
+            seed_wanted=nocloud.digest(doc.metadata) if doc.nocloud else "",
+            seed_found=nocloud.found_digest(self._place.seed_file(doc.id)) if doc.nocloud else "",
+            files=bool(self._files(doc.id)) if item.gone else True,
+            pool_free_bytes=shutil.disk_usage(self._place.volumes).free if paused else 0,
+            pressed_at=self._pressed.get(doc.id),
+            starts=self._starts.get(doc.id, ()),
+        )
+
+    def plan(self, wish: Wish, seen: DomainView, now: float) -> Do[DomainStep] | Mark | Wait | Settled:
+        """Decide the next step: see `agent.kinds.domain_plan`."""
+        return plan(wish, seen, now)
+
+    async def apply(self, step: DomainStep) -> None:
+        """Carry out one step."""
+        point = f"domain.{_STEP_NAMES[type(step)]}"
+        self._faults.reached(point)
+        match step:
+            case Define(vm=vm, xml=xml):
+                await self._hypervisor.define(vm, xml)
+            case Start(vm=vm, revives=revives):
+                await self._start(vm, revives)
+            case Resume(vm=vm):
+                await self._hypervisor.resume(vm)
+            case PressPowerButton(vm=vm):
+                await self._hypervisor.press_power_button(vm)
+                self._pressed[vm] = self._clock()
+            case Destroy(vm=vm):
+                await self._hypervisor.destroy(vm)
+            case Undefine(vm=vm):
+                await self._hypervisor.undefine(vm)
+            case Stamp(vm=vm, metadata=metadata):
+                await self._hypervisor.stamp(vm, metadata)
+            case BuildSeed(vm=vm, metadata=metadata):
+                await nocloud.make_seed(self._place.seed_file(vm), metadata)
+            case RemoveFiles(vm=vm):
+                await asyncio.to_thread(self._remove_files, vm)
+                self._starts.pop(vm, None)
+        self._faults.reached(f"{point}.done")
+
+    async def _start(self, vm: Id, revives: Cause) -> None:
+        now = self._clock()
+        recent = tuple(at for at in self._starts.get(vm, ()) if now - at < CRASH_WINDOW_S)
+        self._starts[vm] = (*recent[-15:], now)
+        await self._hypervisor.start(vm)
+        if revives:
+            message = f"{_ENDS.get(revives, 'the machine had ended')}; it was started again"
+            self._announce(HostEvent(at=now, subject=f"domain/{vm}", action="domain.revived", message=message))
+
+    def _files(self, vm: Id) -> tuple[Path, ...]:
+        log = self._place.serial_log(vm)
+        logs = (path for path in (log, *(log.with_name(f"{log.name}.{i}") for i in range(10))) if path.exists())
+        return (*logs, *nocloud.leftovers(self._place.seed_file(vm)))
+
+    def _remove_files(self, vm: Id) -> None:
+        for path in self._files(vm):
+            files.remove(path)
+
+    async def survey(self) -> tuple[Found, ...]:
+        """List every domain, serial log and NoCloud disk."""
+        domains = await self._hypervisor.list_domains()
+        found = [
+            Found(
+                what="domain",
+                name=domain.name,
+                owner=Id(domain.owner) if domain.owner else names.owner_of(domain.name),
+                detail="running" if domain.active else "off",
+            )
+            for domain in domains
+        ]
+        return (*found, *await asyncio.to_thread(lambda: tuple(self._found_files())))
+
+    def _found_files(self) -> Iterator[Found]:
+        for directory, detail in ((self._place.logs, "serial log"), (self._place.seeds, "NoCloud disk")):
+            for path in sorted(directory.glob("*")):
+                yield Found(what="file", name=path.name, owner=files.owner(path), detail=detail)

@@ -1,0 +1,342 @@
+"""What one domain needs next: a pure function of the wish, of what is seen, and of the time.
+
+Which run of the guest a fact belongs to is told by the pair (start_generation, boot_generation): libvirt holds the
+pair that the domain was started for in its metadata element, and a mark says for which pair the guest was seen to
+power itself off. A wish with a higher number overtakes both.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import msgspec
+
+from agent.drivers.hypervisor import Cause, LiveDomain
+from agent.drivers.place import BootFiles, Place
+from agent.kinds.domain_xml import domain_xml, metadata_xml
+from agent.kinds.unit import Do, Mark, Settled, Wait, Wish
+from common.documents import Desired, DomainDoc, DomainSeen, GuestMetadata, Report, key_of
+from common.ids import Id
+
+STOP_ASKED = "stop-asked-at"
+"""When the guest was first asked to power itself off, seconds since the epoch: the grace counts from here."""
+
+STOPPED_BY_GUEST = "stopped-by-guest"
+"""`<start>.<boot>` generation of the run that the guest ended itself: it stays off until one of them is higher."""
+
+STARTED = "started"
+"""`<start>.<boot>` generation last seen running. Kept only where the restart policy is `never`."""
+
+PRESS_AGAIN_S = 5.0
+"""A guest that is still booting overhears the power button, so it is pressed again; init ignores it while stopping."""
+
+CRASH_WINDOW_S = 600.0
+MOST_CRASH_DELAY_S = 60.0
+
+ROOM_TO_RESUME_BYTES = 1 << 30
+
+
+class Define(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Give libvirt the definition, in place of an older one."""
+
+    vm: Id
+    xml: str
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Have it running."""
+
+    vm: Id
+    revives: Cause
+    """Why it was off, where nobody had wished it to be; empty: a start as wished."""
+
+
+class Resume(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Let a paused domain run on."""
+
+    vm: Id
+
+
+class PressPowerButton(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Ask the guest to power itself off."""
+
+    vm: Id
+
+
+class Destroy(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Cut the power."""
+
+    vm: Id
+
+
+class Undefine(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Have libvirt forget a domain that is to be gone."""
+
+    destroys: ClassVar[bool] = True
+    vm: Id
+
+
+class Stamp(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Write to a running domain that it stands for a newer wish, too."""
+
+    vm: Id
+    metadata: str
+
+
+class BuildSeed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Make the NoCloud disk."""
+
+    vm: Id
+    metadata: GuestMetadata
+
+
+class RemoveFiles(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Remove serial log and NoCloud disk."""
+
+    destroys: ClassVar[bool] = True
+    vm: Id
+
+
+DomainStep = Define | Start | Resume | PressPowerButton | Destroy | Undefine | Stamp | BuildSeed | RemoveFiles
+
+
+class DomainView(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a turn looks at."""
+
+    place: Place
+    domain: LiveDomain | None
+    missing_volumes: tuple[Id, ...] = ()
+    missing_networks: tuple[Id, ...] = ()
+    """Those whose bridge is not there."""
+    boot: BootFiles | None = None
+    """The unpacked kernel image, where the document asks for one and it is there."""
+    seed_wanted: str = ""
+    """Digest of what the NoCloud disk should hold; empty: no such disk is wanted."""
+    seed_found: str = ""
+    """Digest of what it holds; empty: there is none."""
+    files: bool = False
+    """Whether a serial log or a NoCloud disk (or a part of one) exists."""
+    pool_free_bytes: int = 0
+    pressed_at: float | None = None
+    """When this agent process last pressed the power button in the present run."""
+    starts: tuple[float, ...] = ()
+    """When this agent process started it, of late."""
+
+
+Outcome = Do[DomainStep] | Mark | Wait | Settled
+
+
+class _Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """The arguments of `plan`, taken apart."""
+
+    item: Desired
+    doc: DomainDoc
+    marks: Mapping[str, str]
+    seen: DomainView
+    now: float
+
+    @property
+    def run(self) -> str:
+        return f"{self.doc.start_generation}.{self.doc.boot_generation}"
+
+    @property
+    def same_run(self) -> bool:
+        """Whether the domain was defined for the very generations that are wished."""
+        domain = self.seen.domain
+        return domain is not None and (domain.start_generation, domain.boot_generation) == (
+            self.doc.start_generation,
+            self.doc.boot_generation,
+        )
+
+
+def plan(wish: Wish, seen: DomainView, now: float) -> Outcome:
+    """Decide the next step for one domain."""
+    (item,) = wish.items.values()
+    doc = item.doc
+    assert isinstance(doc, DomainDoc)
+    turn = _Turn(item=item, doc=doc, marks=wish.marks, seen=seen, now=now)
+    if item.gone:
+        return _plan_gone(turn)
+    if seen.domain is not None and seen.domain.activity != "off":
+        return _plan_active(turn, seen.domain)
+    return _plan_off(turn)
+
+
+def _plan_gone(turn: _Turn) -> Outcome:
+    vm, domain = turn.doc.id, turn.seen.domain
+    if domain is not None and domain.activity != "off":
+        return Do(Destroy(vm=vm), "cutting the power: the machine is being deleted")
+    if domain is not None:
+        return Do(Undefine(vm=vm), "removing the machine")
+    if turn.seen.files:
+        return Do(RemoveFiles(vm=vm), "removing the machine's serial log")
+    return Settled(reports=(Report(key=key_of(turn.doc), revision=turn.item.revision, done=True),))
+
+
+# --- on -----------------------------------------------------------------------------------------------------------
+
+
+def _plan_active(turn: _Turn, domain: LiveDomain) -> Outcome:
+    doc = turn.doc
+    rebooting = domain.boot_generation is not None and domain.boot_generation < doc.boot_generation
+    if doc.power == "stopped" or rebooting:
+        return _plan_power_off(turn, domain)
+    asked = _asked_at(turn, domain)
+    if asked is not None and turn.now < asked + doc.stop_grace_s:
+        return _wait_on(turn, domain, "powering off as asked before, then starting again", asked + doc.stop_grace_s)
+    for mark in (STOP_ASKED, STOPPED_BY_GUEST):
+        if mark in turn.marks:
+            return Mark(name=mark, value=None)
+    if domain.start_generation is None or domain.start_generation < doc.start_generation:
+        return Do(Stamp(vm=doc.id, metadata=metadata_xml(doc, domain.shape)), "noting that it runs as wished")
+    if domain.activity == "paused":
+        return _plan_paused(turn, domain)
+    if doc.restart == "never" and turn.marks.get(STARTED) != turn.run:
+        return Mark(name=STARTED, value=turn.run)
+    return Settled(reports=(_on_report(turn, domain, done=True),))
+
+
+def _plan_paused(turn: _Turn, domain: LiveDomain) -> Outcome:
+    if domain.cause == "busy":
+        return _wait_on(turn, domain, "libvirt is at work on it", turn.now + 2)
+    free = turn.seen.pool_free_bytes
+    if domain.cause == "io-error" and free < ROOM_TO_RESUME_BYTES:
+        problem = (
+            f"paused by a failed disk write: the host's pool has {free >> 20} MiB left and "
+            f"{ROOM_TO_RESUME_BYTES >> 20} MiB are needed to go on; delete volumes on this host or add room to its pool"
+        )
+        return Wait(message=problem, seconds=10, reports=(_on_report(turn, domain, done=False, problem=problem),))
+    return Do(Resume(vm=turn.doc.id), "letting it run on")
+
+
+def _plan_power_off(turn: _Turn, domain: LiveDomain) -> Outcome:
+    doc, seen = turn.doc, turn.seen
+    asked = _asked_at(turn, domain)
+    if doc.stop_grace_s == 0:
+        return Do(Destroy(vm=doc.id), "cutting the power")
+    if asked is None:
+        return Mark(name=STOP_ASKED, value=f"{turn.now:.3f}")
+    end = asked + doc.stop_grace_s
+    if turn.now >= end:
+        return Do(Destroy(vm=doc.id), f"cutting the power: it did not power off in {doc.stop_grace_s} s")
+    if domain.activity == "paused" and domain.cause != "busy":
+        return Do(Resume(vm=doc.id), "letting it run on, so that it can power off")
+    if seen.pressed_at is None or turn.now >= seen.pressed_at + PRESS_AGAIN_S:
+        return Do(PressPowerButton(vm=doc.id), "asking the guest to power off")
+    return _wait_on(turn, domain, "powering off", min(end, seen.pressed_at + PRESS_AGAIN_S))
+
+
+def _asked_at(turn: _Turn, domain: LiveDomain) -> float | None:
+    """Return when the present run was asked to power off; what was asked of an earlier run does not count."""
+    mark = turn.marks.get(STOP_ASKED)
+    if mark is None or float(mark) < domain.started_at:
+        return None
+    return float(mark)
+
+
+# --- off ----------------------------------------------------------------------------------------------------------
+
+
+def _plan_off(turn: _Turn) -> Outcome:
+    doc, domain = turn.doc, turn.seen.domain
+    if STOP_ASKED in turn.marks:
+        return Mark(name=STOP_ASKED, value=None)
+    by_guest = turn.marks.get(STOPPED_BY_GUEST) == turn.run
+    if doc.power == "running" and not by_guest:
+        if domain is not None and turn.same_run and domain.cause == "guest":
+            return Mark(name=STOPPED_BY_GUEST, value=turn.run)
+        if doc.restart != "never" or not _died(turn):
+            return _plan_start(turn)
+    return _undefined_yet(turn) or Settled(reports=(_off_report(turn, by_guest=by_guest),))
+
+
+def _died(turn: _Turn) -> bool:
+    """Say whether the wished run has ended, other than by a wish or by the guest itself."""
+    domain = turn.seen.domain
+    ended = domain is not None and turn.same_run and domain.cause in {"crashed", "destroyed", "host"}
+    return ended or turn.marks.get(STARTED) == turn.run
+
+
+def _plan_start(turn: _Turn) -> Outcome:
+    doc, seen, domain = turn.doc, turn.seen, turn.seen.domain
+    if lacking := _lacking(turn):
+        return Wait(message=lacking, seconds=5, reports=(_not_yet(turn, lacking),))
+    revives: Cause = domain.cause if domain is not None and turn.same_run and domain.cause != "unknown" else ""
+    if revives and (pause := _crash_pause(seen.starts, turn.now)) > 0:
+        message = f"it ended unasked ({revives}); it was started {len(seen.starts)} times of late, so it waits a little"
+        return Wait(message=message, seconds=pause, reports=(_not_yet(turn, message),))
+    if seen.seed_wanted and seen.seed_wanted != seen.seed_found:
+        return Do(BuildSeed(vm=doc.id, metadata=doc.metadata), "making the NoCloud disk")
+    say = "starting it again" if revives else "starting"
+    return _undefined_yet(turn) or Do(Start(vm=doc.id, revives=revives), say)
+
+
+def _undefined_yet(turn: _Turn) -> Do[DomainStep] | None:
+    """Return the step that gives libvirt the wished definition, None where it has it or it can't be written yet."""
+    doc, domain = turn.doc, turn.seen.domain
+    if doc.kernel is not None and turn.seen.boot is None:
+        return None  # the kernel's command line comes from its image
+    wanted = domain_xml(doc, turn.seen.place, turn.seen.boot)
+    if domain is not None and turn.same_run and domain.shape == wanted.shape:
+        return None
+    return Do(Define(vm=doc.id, xml=wanted.text), "defining the machine")
+
+
+def _crash_pause(starts: tuple[float, ...], now: float) -> float:
+    """Return the seconds to wait before a guest that ended unasked is started again: 0, 2, 4, 8, … up to a minute."""
+    recent = [at for at in starts if now - at < CRASH_WINDOW_S]
+    if len(recent) < 2:
+        return 0
+    return recent[-1] + min(MOST_CRASH_DELAY_S, 2.0 ** (len(recent) - 1)) - now
+
+
+def _lacking(turn: _Turn) -> str:
+    lacking = [f"volume {volume}" for volume in turn.seen.missing_volumes]
+    lacking += [f"network {network}" for network in turn.seen.missing_networks]
+    if turn.doc.kernel is not None and turn.seen.boot is None:
+        lacking.append("the kernel image")
+    return f"waiting for {', '.join(lacking)} on this host" if lacking else ""
+
+
+# --- reports ------------------------------------------------------------------------------------------------------
+
+
+def _wait_on(turn: _Turn, domain: LiveDomain, message: str, until: float) -> Wait:
+    report = _on_report(turn, domain, done=False, message=message)
+    return Wait(message=message, seconds=max(0.05, until - turn.now), reports=(report,))
+
+
+def _on_report(turn: _Turn, domain: LiveDomain, *, done: bool, message: str = "", problem: str = "") -> Report:
+    seen = DomainSeen(
+        state="paused" if domain.activity == "paused" else "running",
+        start_generation=domain.start_generation or 0,
+        boot_generation=domain.boot_generation or 0,
+        started_at=domain.started_at,
+    )
+    revision = turn.item.revision
+    return Report(key=key_of(turn.doc), revision=revision, done=done, message=message, problem=problem, seen=seen)
+
+
+def _not_yet(turn: _Turn, message: str) -> Report:
+    """Report a domain that is off and is to run; its generations are those of its last run, 0 before the first."""
+    domain = turn.seen.domain
+    seen = DomainSeen(
+        state="stopped",
+        start_generation=(domain.start_generation if domain else None) or 0,
+        boot_generation=(domain.boot_generation if domain else None) or 0,
+        started_at=0,
+    )
+    return Report(key=key_of(turn.doc), revision=turn.item.revision, done=False, message=message, seen=seen)
+
+
+def _off_report(turn: _Turn, *, by_guest: bool) -> Report:
+    """Report a domain that stays off. Though wished running: its guest, or its end and the policy, want it so."""
+    state: Literal["stopped", "stopped-by-guest", "crashed"] = "stopped"
+    if turn.doc.power == "running":
+        state = "stopped-by-guest" if by_guest else "crashed"
+    seen = DomainSeen(
+        state=state,
+        start_generation=turn.doc.start_generation,
+        boot_generation=turn.doc.boot_generation,
+        started_at=0,
+    )
+    return Report(key=key_of(turn.doc), revision=turn.item.revision, done=True, seen=seen)

@@ -1,0 +1,130 @@
+"""The libvirt XML of a domain, as a pure function of its document and of what the host offers."""
+
+import hashlib
+import xml.etree.ElementTree as ET
+
+import msgspec
+
+from agent.drivers.hypervisor import NAMESPACE
+from agent.drivers.place import BootFiles, Place
+from common import names
+from common.documents import DomainDoc, Nic
+from common.ids import Id
+
+DEFAULT_CMDLINE = "console=ttyS0"
+
+ET.register_namespace("skerry", NAMESPACE)
+
+
+class DomainXml(msgspec.Struct, frozen=True, kw_only=True):
+    """A definition and the digest of it that tells whether a stopped domain has to be redefined."""
+
+    text: str
+    shape: str
+
+
+def metadata_xml(doc: DomainDoc, shape: str) -> str:
+    """Return the metadata element: whose domain it is, which wishes it was started for, what it was defined from."""
+    attributes = {
+        "owner": doc.id,
+        "start_generation": str(doc.start_generation),
+        "boot_generation": str(doc.boot_generation),
+        "shape": shape,
+    }
+    return ET.tostring(ET.Element(f"{{{NAMESPACE}}}domain", attributes), encoding="unicode")
+
+
+def domain_xml(doc: DomainDoc, place: Place, boot: BootFiles | None) -> DomainXml:
+    """Return the domain's definition. `boot` is the unpacked kernel image where the document asks for one."""
+    root = ET.Element("domain", type="kvm" if place.virtualisation == "kvm" else "qemu")
+    _add(root, "name", names.domain_name(doc.id))
+    _add(root, "uuid", names.domain_uuid(doc.id))
+    _add(root, "title", f"{doc.project}/{doc.name}")
+    _add(root, "memory", str(doc.memory_mib), unit="MiB")
+    _add(root, "vcpu", str(doc.vcpus))
+    _firmware(root, doc, boot)
+    features = _add(root, "features")
+    _add(features, "acpi")
+    _add(features, "apic")
+    _add(root, "cpu", mode="host-passthrough" if place.virtualisation == "kvm" else "maximum")
+    _add(root, "clock", offset="utc")
+    _add(root, "on_poweroff", "destroy")
+    _add(root, "on_reboot", "restart")
+    _add(root, "on_crash", "restart" if doc.restart == "on-crash" else "destroy")
+    _devices(root, doc, place)
+    shape = hashlib.sha256(ET.tostring(root)).hexdigest()[:16]
+    _add(root, "metadata").append(ET.fromstring(metadata_xml(doc, shape)))  # noqa: S314 (our own text)
+    return DomainXml(text=ET.tostring(root, encoding="unicode"), shape=shape)
+
+
+def _firmware(root: ET.Element, doc: DomainDoc, boot: BootFiles | None) -> None:
+    uuid = names.domain_uuid(doc.id)
+    sysinfo = _add(root, "sysinfo", type="smbios")
+    system = _add(sysinfo, "system")
+    # cloud-init takes a machine for an EC2 one only where uuid and serial are equal and start with ec2.
+    for key, value in (("manufacturer", "Skerry"), ("product", "VM"), ("serial", uuid), ("uuid", uuid)):
+        _add(system, "entry", value, name=key)
+    os = _add(root, "os")
+    _add(os, "type", "hvm", arch="x86_64", machine="q35")
+    if boot:
+        _add(os, "kernel", boot.kernel)
+        _add(os, "initrd", boot.initrd)
+        _add(os, "cmdline", boot.cmdline or DEFAULT_CMDLINE)
+    else:
+        _add(os, "boot", dev="hd")
+    _add(os, "smbios", mode="sysinfo")
+
+
+def _devices(root: ET.Element, doc: DomainDoc, place: Place) -> None:
+    devices = _add(root, "devices")
+    for index, volume in enumerate(doc.volumes):
+        _disk(devices, place, volume, index)
+    if doc.nocloud:
+        seed = _add(devices, "disk", type="file", device="cdrom")
+        _add(seed, "driver", name="qemu", type="raw")
+        _add(seed, "source", file=str(place.seed_file(doc.id)))
+        _add(seed, "target", dev="sda", bus="sata")
+        _add(seed, "readonly")
+    for nic in doc.nics:
+        _nic(devices, doc.id, nic)
+    serial = _add(devices, "serial", type="pty")
+    _add(serial, "log", file=str(place.serial_log(doc.id)), append="on")
+    _add(serial, "target", type="isa-serial", port="0")
+    console = _add(devices, "console", type="pty")
+    _add(console, "target", type="serial", port="0")
+    channel = _add(devices, "channel", type="unix")
+    _add(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
+    rng = _add(devices, "rng", model="virtio")
+    _add(rng, "backend", "/dev/urandom", model="random")
+    balloon = _add(devices, "memballoon", model="virtio")
+    _add(balloon, "stats", period="10")
+    _add(devices, "controller", type="usb", model="none")
+    _add(_add(devices, "video"), "model", type="none")
+    _add(devices, "panic", model="isa")
+
+
+def _disk(devices: ET.Element, place: Place, volume: Id, index: int) -> None:
+    disk = _add(devices, "disk", type="file", device="disk")
+    caching = {"cache": "none", "io": "native"} if place.direct_io else {"cache": "writeback"}
+    _add(disk, "driver", name="qemu", type="qcow2", discard="unmap", **caching)
+    _add(disk, "source", file=str(place.volume_file(volume)))
+    _add(disk, "target", dev=f"vd{chr(ord('a') + index)}", bus="virtio")
+    # Guests find it as /dev/disk/by-id/virtio-<serial>; virtio takes 20 characters.
+    _add(disk, "serial", volume[:20])
+
+
+def _nic(devices: ET.Element, vm: Id, nic: Nic) -> None:
+    interface = _add(devices, "interface", type="bridge")
+    _add(interface, "mac", address=nic.mac)
+    _add(interface, "source", bridge=names.bridge(nic.network))
+    _add(interface, "target", dev=names.tap(vm, nic.index))
+    _add(interface, "model", type="virtio")
+    _add(interface, "mtu", size=str(nic.mtu))
+
+
+def _add(parent: ET.Element, tag: str, text: str | None = None, /, **attributes: str) -> ET.Element:
+    """Append an element. XML 1.0 has no place for most control characters: they are left out of texts."""
+    element = ET.SubElement(parent, tag, attributes)
+    if text is not None:
+        element.text = "".join(c for c in text if c >= " " or c in "\t\n")
+    return element
