@@ -16,7 +16,8 @@ from typing import NamedTuple
 import msgspec
 
 from common.errors import Temporary
-from lab.commands import CommandFailed, run
+from common.run import CommandFailed
+from lab.commands import run
 
 SOURCES = Path(__file__).parent / "tiny"
 BUSYBOX = Path("/bin/busybox")
@@ -136,9 +137,9 @@ def entries(modules: Path) -> Iterator[Entry]:
         for name, (path, mode) in _PLACES.items()
     }
     order: list[str] = []
-    for path in load_order(modules, MODULES):
-        place = f"lib/modules/{path.name}"
-        files[place] = Entry(path=place, mode=stat.S_IFREG | 0o644, content=path.read_bytes())
+    for module in load_order(modules, MODULES):
+        place = f"lib/modules/{module.name}"
+        files[place] = Entry(path=place, mode=stat.S_IFREG | 0o644, content=module.read_bytes())
         order.append(f"/{place}\n")
     texts = {
         "lib/tiny/modules": "".join(order),

@@ -3,8 +3,6 @@
 What is under the host's folder is its disk: it stays when the plug is pulled.
 """
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -66,12 +64,14 @@ class Host:
         """Return the URI by which the host's libvirtd can be reached from outside."""
         return f"qemu+unix:///system?socket={self.inside(LIBVIRT_SOCKET)}"
 
-    def plug_in(self) -> None:
-        """Switch the host on, unless it is; return when its libvirtd answers. The agent starts unless it is held."""
+    def plug_in(self, *, agent: bool = True) -> None:
+        """Switch the host on, unless it is; return when its libvirtd answers. `agent=False` keeps the agent held."""
         if self.init() is not None:
             return
         remove_wire(self.layout, self.name)
         self._lay_out()
+        if not agent:
+            self._hold("agent").touch()
         ensure_wire(self.layout, self.name)
         with (self.logs / "host.log").open("ab") as log:
             starter = subprocess.Popen(
@@ -222,15 +222,3 @@ class Host:
             Part(name="agent", argv=agent, log=str(self.logs / "agent.log")),
         )
         return Orders(control=str(self.control), parts=parts)
-
-
-def stop_all(hosts: Sequence[Host]) -> None:
-    """Pull every plug at once."""
-    end([pid for host in hosts if (pid := host.init()) is not None], signal.SIGKILL)
-    for host in hosts:
-        host.pull_plug()
-
-
-def is_root() -> bool:
-    """Tell whether this process may make namespaces."""
-    return os.geteuid() == 0

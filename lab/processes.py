@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from common.errors import Temporary
@@ -15,6 +15,12 @@ def marked(key: str, value: str) -> set[int]:
     """Return the processes that have `key=value` in the environment they were started with."""
     wanted = f"{key}={value}".encode()
     return {pid for pid in _pids() if wanted in _read(pid, "environ").split(b"\0")}
+
+
+def running(argv: Sequence[str]) -> set[int]:
+    """Return the processes that were started with exactly these words."""
+    wanted = "".join(f"{word}\0" for word in argv).encode()
+    return {pid for pid in _pids() if _read(pid, "cmdline") == wanted}
 
 
 def in_namespace(name: str) -> set[int]:
@@ -77,7 +83,7 @@ def _read(pid: int, name: str) -> bytes:
 
 def _link(pid: int, name: str) -> str:
     try:
-        return os.readlink(f"/proc/{pid}/{name}")
+        return str(Path(f"/proc/{pid}/{name}").readlink())
     except OSError:
         return ""
 

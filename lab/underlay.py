@@ -1,17 +1,16 @@
-"""The wire between a lab's hosts: one namespace with a bridge and a port per host. The machine's own network gets nothing."""
+"""The wire between a lab's hosts: a namespace with a bridge, a port per host. The machine's network stays as it is."""
 
+from common.errors import Conflict
 from lab.commands import run, succeeds
 from lab.layout import CONTROLLER_ADDRESS, Layout, address
 from lab.processes import NETNS, end, in_namespace
-
-from common.errors import Conflict
 
 BRIDGE = "br0"
 NIC = "eth0"
 
 
-def ensure_underlay(layout: Layout) -> None:
-    """Make the underlay unless it is there. Raises Conflict when another checkout's lab has this name."""
+def ensure_underlay(layout: Layout) -> bool:
+    """Make the underlay unless it is there; tell whether it was made. Raises Conflict: another checkout's lab."""
     if (NETNS / layout.underlay).exists():
         owner = _owner(layout.underlay)
         if owner and owner != str(layout.folder):
@@ -20,7 +19,7 @@ def ensure_underlay(layout: Layout) -> None:
                 fix="choose another name (make up NAME=other), or `make down` over there",
             )
         if owner:
-            return
+            return False
         remove_namespace(layout.underlay)
     run(["ip", "netns", "add", layout.underlay])
     _batch(
@@ -32,6 +31,7 @@ def ensure_underlay(layout: Layout) -> None:
     )
     # Last, since it is what tells a finished underlay from a half-made one. A batch would split it at spaces.
     run(["ip", "-n", layout.underlay, "link", "set", BRIDGE, "alias", str(layout.folder)])
+    return True
 
 
 def ensure_wire(layout: Layout, host: str) -> None:

@@ -1,0 +1,75 @@
+# `make` alone says what there is. Everything is written below build/ and .venv, but Debian packages and, while a lab is
+# up, the link /usr/local/bin/skerry.
+NAME ?= default
+HOSTS ?= 1
+HOST ?= h1
+PYTHON := .venv/bin/python -P
+LAB := $(PYTHON) -m lab
+PYTEST := $(PYTHON) -m pytest
+# On a terminal and in CI alike: what is printed appears at once.
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help up down stop start status shell setup packages venv guest test lab-test bench check fmt clean
+
+help: ## say what there is
+	@echo "make TARGET [NAME=lab] [HOSTS=n] [HOST=h1]"
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
+
+up: setup ## bring up a cloud on this machine with HOSTS hosts and a first VM
+	@$(LAB) up --name $(NAME) --hosts $(HOSTS)
+
+down: ## remove it without a trace; what is slow to make stays in build/
+	@if [ -x .venv/bin/python ]; then $(LAB) down --name $(NAME); else echo "nothing to remove: there is no .venv"; fi
+
+stop: ## switch it off and keep its state
+	@$(LAB) stop --name $(NAME)
+
+start: ## switch it on again
+	@$(LAB) start --name $(NAME)
+
+status: ## say what runs
+	@$(LAB) status --name $(NAME)
+
+shell: ## open a shell inside host HOST
+	@$(LAB) shell --name $(NAME) --host $(HOST)
+
+setup: packages venv
+
+packages: ## install the Debian packages that are missing (lab/packages.txt says which and why)
+	@echo "packages: Debian packages of lab/packages.txt"
+	@sh lab/packages.sh
+
+venv: packages ## make .venv from requirements.lock
+	@echo "venv: .venv from requirements.lock"
+	@sh lab/venv.sh
+
+guest: setup ## make the guest image build/guest/tiny.tar
+	@$(LAB) guest
+
+test: setup check ## the whole gate and suite, as CI runs it
+	@echo "test: everything that needs no real host, two at a time"
+	@$(PYTEST) -n 2 --dist worksteal -m "not host and not lab"
+	@echo "test: real hosts in namespaces, one after the other"
+	@$(PYTEST) -m "host and not lab"
+
+lab-test: setup ## the long runs on real hosts: plugs pulled, daemons killed
+	@$(PYTEST) -m lab
+
+bench: setup ## measure against the budgets; writes build/bench.json
+	@$(PYTHON) -m tests.bench
+
+check: ## formatting, lint, types and import contracts
+	@echo "check: ruff, mypy, pyright, import contracts"
+	@.venv/bin/ruff format --check -q .
+	@.venv/bin/ruff check -q .
+	@.venv/bin/mypy
+	@.venv/bin/pyright
+	@.venv/bin/lint-imports
+
+fmt: ## format and mend what can be mended
+	@.venv/bin/ruff format .
+	@.venv/bin/ruff check --fix .
+
+clean: down ## remove the lab and everything in build/
+	rm -rf build
