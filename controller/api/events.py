@@ -1,0 +1,138 @@
+"""The history: read page by page, or followed as server-sent events that resume where the reader left off."""
+
+from collections.abc import AsyncIterator, Iterable
+
+import structlog
+from aiohttp import web
+from aiohttp.client_exceptions import ClientConnectionResetError
+
+from common.codec import to_json
+from common.errors import Denied, SkerryError
+from controller.api.call import Call, Door
+from controller.api.ports import Store, Watch
+from controller.api.query import LIST_DEFAULT, LIST_MOST, bad, integer, refuse_unknown
+from controller.api.render import answer, event_view
+from controller.api.waiting import Waiting
+from controller.auth.caller import Caller, sees_history
+from controller.store.rows import Change, Event, Put
+
+log = structlog.get_logger(__name__)
+
+HEARTBEAT_S = 15.0
+PAGE = 500
+
+PARAMETERS = {
+    "after": "only events with a greater seq",
+    "limit": f"how many at most, 1 to {LIST_MOST}",
+    "project": "only those of this project; a project's token sees its own in any case",
+    "follow": "true: go on as server-sent events (as with Accept: text/event-stream); Last-Event-ID resumes",
+}
+
+
+class Events:
+    """The handler of the history."""
+
+    def __init__(self, store: Store, door: Door, waiting: Waiting, heartbeat_s: float = HEARTBEAT_S) -> None:
+        self._store = store
+        self._door = door
+        self._waiting = waiting
+        self._heartbeat_s = heartbeat_s
+
+    async def read(self, call: Call) -> web.StreamResponse:
+        """Answer a page of events, or follow them."""
+        query = call.request.query
+        refuse_unknown(query, PARAMETERS)
+        project = _project(call.caller, query.get("project"))
+        after = integer(query, "after", 0, 0, 2**63 - 1)
+        limit = integer(query, "limit", LIST_DEFAULT, 1, LIST_MOST)
+        if _follows(call.request):
+            return await self._follow(call, _resumed(call.request, after), project)
+        events = await self._store.events(after, limit, project)
+        shown = [event_view(event) for event in _visible(events, call.caller)]
+        return answer({"items": shown, "next": events[-1].seq if events else after})
+
+    async def _follow(self, call: Call, after: int, project: str | None) -> web.StreamResponse:
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store"}
+        )
+        await response.prepare(call.request)
+        try:
+            async for chunk in self._chunks(call, after, project):
+                await response.write(chunk)
+        except (ConnectionResetError, ClientConnectionResetError):
+            log.debug("event stream's reader left")
+        except SkerryError as err:
+            problem = to_json(err.problem(call.caller.request))
+            await response.write(b"event: problem\ndata: " + problem + b"\n\n")
+        return response
+
+    async def _chunks(self, call: Call, after: int, project: str | None) -> AsyncIterator[bytes]:
+        """Give what to send. The watch begins before the table is read, so that nothing falls between the two."""
+        yield b": from here on\n\n"
+        with self._store.watch() as watch:
+            caught_up = False
+            while not self._waiting.stopping:
+                caller = self._door.caller(call.request)
+                if not caught_up:
+                    events = await self._store.events(after, PAGE, project)
+                    caught_up = len(events) < PAGE
+                else:
+                    changes = await self._next(watch)
+                    if changes is None:
+                        caught_up = False
+                        continue
+                    events = _events(changes, after, project)
+                    if not changes:
+                        yield b": still here\n\n"
+                if events:
+                    after = events[-1].seq
+                    yield b"".join(_frame(event) for event in _visible(events, caller))
+
+    async def _next(self, watch: Watch) -> tuple[Change, ...] | None:
+        """Wait for changes: empty where none came for a heartbeat's time, None where some were lost."""
+        try:
+            async with self._waiting.at_most(self._heartbeat_s):
+                return await watch.next()
+        except TimeoutError:
+            return ()
+
+
+def _events(changes: Iterable[Change], after: int, project: str | None) -> tuple[Event, ...]:
+    rows = (change.row for change in changes if isinstance(change, Put))
+    events = (row for row in rows if isinstance(row, Event))
+    wanted = (event for event in events if event.seq > after and project in (None, event.project))
+    return tuple(sorted(wanted, key=lambda event: event.seq))
+
+
+def _visible(events: Iterable[Event], caller: Caller) -> Iterable[Event]:
+    return (event for event in events if sees_history(caller, event.kind, event.project))
+
+
+def _frame(event: Event) -> bytes:
+    action = "".join(event.action.split())  # a host may have named it: no line of its own making
+    head = f"id: {event.seq}\nevent: {action}\n".encode()
+    return head + b"data: " + to_json(event_view(event)) + b"\n\n"
+
+
+def _project(caller: Caller, asked: str | None) -> str | None:
+    """Return whose events to read: a project's tokens have their own."""
+    if asked is None:
+        return None if caller.speaks_for("system") else caller.project
+    if not caller.speaks_for(asked):
+        raise Denied(
+            f"{caller.actor} is a token of project {caller.project}, not of {asked[:63]}",
+            fix=f"leave project out, or say project={caller.project}",
+        )
+    return asked
+
+
+def _follows(request: web.Request) -> bool:
+    follow = request.query.get("follow", "")
+    if follow not in ("", "true", "false"):
+        raise bad("follow", f"{follow[:40]!r} is neither true nor false", "say follow=true")
+    return follow == "true" or (not follow and "text/event-stream" in request.headers.get("Accept", ""))
+
+
+def _resumed(request: web.Request, after: int) -> int:
+    last = request.headers.get("Last-Event-ID")
+    return after if last is None else integer({"Last-Event-ID": last}, "Last-Event-ID", 0, 0, 2**63 - 1)

@@ -1,0 +1,108 @@
+"""What the API needs of the rest of the controller, as Protocols: it imports neither the store's I/O nor the fleet."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import msgspec
+
+from common.ids import HostId, Id, RequestId
+from common.kinds.kind import AnyResource
+from common.protocol import AttachConsole, Order
+from controller.kinds.admission import Admission
+from controller.store.rows import Change, Event, Operation
+from controller.store.working import WorkingSet
+
+
+class Watch(Protocol):
+    """What commits change, from the moment it was opened."""
+
+    async def next(self) -> tuple[Change, ...] | None:
+        """Wait for the next batch. None: some were lost, since the watcher was slow; read again from its place."""
+        ...
+
+
+class Committed(Protocol):
+    """What an admission became."""
+
+    @property
+    def resource(self) -> AnyResource:
+        """The resource as stored."""
+        ...
+
+    @property
+    def operation(self) -> Operation:
+        """The operation as stored."""
+        ...
+
+
+class Store(Protocol):
+    """The database, and the working set in front of it."""
+
+    @property
+    def seen(self) -> WorkingSet:
+        """Every live row, never older than the last answered write."""
+        ...
+
+    async def admit(self, admission: Admission) -> Committed:
+        """Commit an admission whole, and return its rows as stored. Raises Conflict where things changed."""
+        ...
+
+    async def events(
+        self, after: int, limit: int, project: str | None, resource: Id | None = None
+    ) -> tuple[Event, ...]:
+        """Read events with a greater seq, in order; of one project, or (None) of all; or a resource's newest."""
+        ...
+
+    def watch(self) -> AbstractContextManager[Watch]:
+        """Open a watch; leaving it closes it."""
+        ...
+
+
+class Stream(Protocol):
+    """Bytes to and from something on a host."""
+
+    @property
+    def ended(self) -> str | None:
+        """Why it ended; None while it is open."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Give the bytes that come, until the other side ends."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes, waiting for room. Raises Temporary where the stream has ended."""
+        ...
+
+    def close(self, reason: str = "") -> None:
+        """End it. Twice is once."""
+        ...
+
+
+class Session(Protocol):
+    """One connected host."""
+
+    async def call(self, order: Order, request: RequestId) -> bytes:
+        """Have the host do something now. Raises what the host says, Temporary where it can't, or is gone."""
+        ...
+
+    async def open_stream(self, order: AttachConsole, request: RequestId) -> Stream:
+        """Open a stream by an order. Raises like `call`."""
+        ...
+
+
+class Fleet(Protocol):
+    """Who is connected."""
+
+    def session(self, host: HostId) -> Session | None:
+        """Return a host's session; None while it is not connected."""
+        ...
+
+    async def audit(self, host: HostId, request: RequestId) -> tuple[msgspec.Struct, ...]:
+        """Compare wish and reality on a host. Raises Temporary where the host can't be asked."""
+        ...
+
+
+Readiness = Callable[[], tuple[str, ...]]
+"""Says why the controller is not ready to serve; empty: it is."""

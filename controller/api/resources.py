@@ -1,0 +1,171 @@
+"""The things of all kinds: list, show, create, change, delete and verbs, the same for each kind."""
+
+from collections.abc import Callable
+
+import structlog
+from aiohttp import web
+
+from common.errors import Conflict, Denied, NotFound
+from common.kinds.kind import AnyKind, AnyResource, Scope, Verb
+from common.secret import Secret
+from controller.api.body import read_json, refuse_body
+from controller.api.call import Call, Contexts
+from controller.api.ports import Committed, Store
+from controller.api.query import check_match, list_query, refuse_unknown, require_match, select
+from controller.api.render import answer, etag, names_of, operation_view, resource_view
+from controller.auth.caller import Caller, sees
+from controller.kinds import admission
+from controller.kinds.admission import Admission, NewResource, Patch
+from controller.store.working import WorkingSet, is_public
+
+log = structlog.get_logger(__name__)
+
+TRIES = 5
+"""A request that another one overtook between look and commit is admitted anew so often."""
+
+
+def found(seen: WorkingSet, caller: Caller, kind: AnyKind, project: str, name: str) -> AnyResource:
+    """Return the thing that an address means. Raises NotFound, in the same words for what is not there to be seen."""
+    if kind.name == "project" and not caller.operates:
+        row = seen.named("project", "", name)
+        if row is None or not sees(caller, row):
+            raise NotFound(f"there is no project {name}", fix=f"your token is one of project {caller.project}")
+        return row
+    return seen.find(kind.name, project, name)
+
+
+def own(seen: WorkingSet, caller: Caller, kind: AnyKind, project: str, name: str) -> AnyResource:
+    """Like `found`, for a change: a public thing can be changed in its own project only. Raises Denied."""
+    row = found(seen, caller, kind, project, name)
+    if kind.scope is Scope.PROJECT and row.project != project:
+        raise Denied(
+            f"{kind.name} {row.name} is a public one of project {row.project}",
+            fix=f"change it there, with a token of project {row.project}",
+        )
+    return row
+
+
+class Committer:
+    """Admits and commits, again where another request came between."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def commit(self, make: Callable[[], Admission]) -> tuple[Committed, Secret | None]:
+        """Commit what `make` admits, and return the rows as stored with the secret to show. `make` looks anew at
+        every try, so that a Conflict that stays is one that the caller has to solve."""
+        for _ in range(TRIES - 1):
+            admitted = make()
+            try:
+                return await self._store.admit(admitted), admitted.revealed
+            except Conflict as err:
+                log.info("request overtaken, admitted anew", why=err.detail)
+        admitted = make()
+        return await self._store.admit(admitted), admitted.revealed
+
+
+class Resources:
+    """The handlers of every kind."""
+
+    def __init__(self, store: Store, contexts: Contexts, authority_fingerprint: str) -> None:
+        self._store = store
+        self._contexts = contexts
+        self._committer = Committer(store)
+        self._fingerprint = authority_fingerprint
+
+    async def list(self, kind: AnyKind, call: Call) -> web.Response:
+        """Answer one page of a collection."""
+        wanted = list_query(call.request.query)
+        seen = self._store.seen
+        rows, following = select(
+            (row for row in seen.of_kind(kind.name) if _belongs(row, kind, call) and sees(call.caller, row)), wanted
+        )
+        return answer(
+            {
+                "items": [resource_view(row) for row in rows],
+                "names": names_of(rows, seen, call.caller),
+                "next": following,
+                "revision": seen.revision,
+            }
+        )
+
+    async def show(self, kind: AnyKind, call: Call) -> web.Response:
+        """Answer one thing."""
+        refuse_unknown(call.request.query, ())
+        row = found(self._store.seen, call.caller, kind, call.project, call.name)
+        body = {"resource": resource_view(row), "names": names_of([row], self._store.seen, call.caller)}
+        return answer(body, headers={"ETag": etag(row)})
+
+    async def create(self, kind: AnyKind, call: Call) -> web.Response:
+        """Accept a new thing."""
+        refuse_unknown(call.request.query, ())
+        body = await read_json(call.request, NewResource, f"the new {kind.name}")
+        return await self._accept(
+            call, lambda: admission.create(self._contexts.of(call.caller), kind, call.project, body)
+        )
+
+    async def change(self, kind: AnyKind, call: Call) -> web.Response:
+        """Accept a change, made on the state that If-Match names."""
+        refuse_unknown(call.request.query, ())
+        body = await read_json(call.request, Patch, f"the change of a {kind.name}")
+        match = call.request.headers.get("If-Match")
+
+        def make() -> Admission:
+            row = own(self._store.seen, call.caller, kind, call.project, call.name)
+            require_match(match, row)
+            return admission.change(self._contexts.of(call.caller), row, body)
+
+        return await self._accept(call, make)
+
+    async def delete(self, kind: AnyKind, call: Call) -> web.Response:
+        """Accept a deletion."""
+        return await self._bodiless(kind, call, admission.delete)
+
+    async def verb(self, kind: AnyKind, verb: Verb, call: Call) -> web.Response:
+        """Accept a one-shot verb."""
+        return await self._bodiless(kind, call, lambda context, row: admission.verb(context, row, verb))
+
+    async def reissue(self, kind: AnyKind, call: Call) -> web.Response:
+        """Accept the making of a new secret, and show it."""
+        return await self._bodiless(kind, call, admission.reissue)
+
+    async def _bodiless(
+        self, kind: AnyKind, call: Call, admit: Callable[[admission.Context, AnyResource], Admission]
+    ) -> web.Response:
+        refuse_unknown(call.request.query, ())
+        await refuse_body(call.request)
+        match = call.request.headers.get("If-Match")
+
+        def make() -> Admission:
+            row = own(self._store.seen, call.caller, kind, call.project, call.name)
+            check_match(match, row)
+            return admit(self._contexts.of(call.caller), row)
+
+        return await self._accept(call, make)
+
+    async def _accept(self, call: Call, make: Callable[[], Admission]) -> web.Response:
+        done, secret = await self._committer.commit(make)
+        return accepted(done, self._store.seen, call.caller, self._shown(done.resource, secret))
+
+    def _shown(self, row: AnyResource, secret: Secret | None) -> str:
+        """A host's join token carries the authority's fingerprint, so that the host knows whom it may believe."""
+        if secret is None:
+            return ""
+        return f"{secret.reveal()}.{self._fingerprint}" if row.kind == "host" else secret.reveal()
+
+
+def accepted(done: Committed, seen: WorkingSet, caller: Caller, revealed: str = "") -> web.Response:
+    """Answer 202: what it is now, and the operation to wait for."""
+    body: dict[str, object] = {
+        "resource": resource_view(done.resource),
+        "operation": operation_view(done.operation),
+        "names": names_of([done.resource], seen, caller),
+    }
+    if revealed:
+        body["revealed"] = revealed
+    headers = {"ETag": etag(done.resource), "Location": f"/v1/operations/{done.operation.id}"}
+    return answer(body, status=202, headers=headers)
+
+
+def _belongs(row: AnyResource, kind: AnyKind, call: Call) -> bool:
+    return kind.scope is Scope.CLOUD or row.project == call.project or is_public(row)

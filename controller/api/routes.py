@@ -1,0 +1,119 @@
+"""The table of every address the API answers, made from KINDS: read by the app, OpenAPI and the reference page."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from common.kinds import KINDS
+from common.kinds.kind import AnyKind, Extra, Role, Scope, Verb
+
+Action = Literal[
+    "list", "create", "show", "change", "delete", "verb", "extra",
+    "operations.list", "operations.show", "operations.cancel",
+    "events", "whoami", "openapi", "health", "ready", "metrics",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """One method of one address, and who may use it.
+
+    Of a kind: `need` is the role in the thing's project (cloud kinds: see `authorise`); None: nobody has it.
+    Of none: a valid token will do, and the handler shows what it may see; `public`: no token is needed.
+    """
+
+    method: str
+    path: str
+    action: Action
+    summary: str
+    kind: AnyKind | None = None
+    need: Role | None = None
+    doing: str = ""
+    """For the words of a refusal: "web/ci can't have a vm *deleted*"."""
+    verb: Verb | None = None
+    extra: Extra | None = None
+    public: bool = False
+
+    @property
+    def name(self) -> str:
+        """The OpenAPI operation id: `vm.create`, `vm.stop`, `operations.list`."""
+        if self.kind is None:
+            return self.action
+        part = self.verb or self.extra
+        return f"{self.kind.name}.{part.name if part else self.action}"
+
+
+def collection_path(kind: AnyKind) -> str:
+    """Return the address of a kind's collection."""
+    return f"/v1/{kind.plural}" if kind.scope is Scope.CLOUD else f"/v1/projects/{{project}}/{kind.plural}"
+
+
+def _routes_of(kind: AnyKind) -> tuple[Route, ...]:
+    many = collection_path(kind)
+    one = f"{many}/{{name}}"
+    noun = kind.name
+    return (
+        Route(
+            method="GET", path=many, action="list", kind=kind, need=kind.read, doing="listed",
+            summary=f"List {kind.plural}.",
+        ),
+        Route(
+            method="POST", path=many, action="create", kind=kind, need=kind.create, doing="made",
+            summary=f"Make a new {noun}.",
+        ),
+        Route(
+            method="GET", path=one, action="show", kind=kind, need=kind.read, doing="shown",
+            summary=f"Show a {noun}.",
+        ),
+        Route(
+            method="PATCH", path=one, action="change", kind=kind, need=kind.change, doing="changed",
+            summary=f"Change a {noun}: fields that are absent stay as they are.",
+        ),
+        Route(
+            method="DELETE", path=one, action="delete", kind=kind, need=kind.delete, doing="deleted",
+            summary=f"Delete a {noun}, whatever state it is in.",
+        ),
+        *(
+            Route(
+                method="POST", path=f"{one}/{verb.name}", action="verb", kind=kind, need=verb.role,
+                doing=f"given the verb {verb.name}", summary=verb.summary, verb=verb,
+            )
+            for verb in kind.verbs
+        ),
+        *(
+            Route(
+                method=extra.method, path=f"{one}/{extra.name}", action="extra", kind=kind, need=extra.role,
+                doing=f"used for {extra.name}", summary=extra.summary, extra=extra,
+            )
+            for extra in kind.extras
+        ),
+    )  # fmt: skip
+
+
+GENERAL = (
+    Route(method="GET", path="/v1/whoami", action="whoami", summary="Show whose token this is."),
+    Route(method="GET", path="/v1/operations", action="operations.list", summary="List operations, newest first."),
+    Route(
+        method="GET", path="/v1/operations/{id}", action="operations.show",
+        summary="Show an operation; with wait_s, wait until it has something new to say.",
+    ),
+    Route(
+        method="POST", path="/v1/operations/{id}/cancel", action="operations.cancel",
+        summary="Take a wish back: a create is deleted again, a change set back.",
+    ),
+    Route(
+        method="GET", path="/v1/events", action="events",
+        summary="Read what happened, or (text/event-stream, or follow=true) follow it.",
+    ),
+    Route(method="GET", path="/openapi.json", action="openapi", summary="This document.", public=True),
+    Route(method="GET", path="/healthz", action="health", summary="Say that the process runs.", public=True),
+    Route(
+        method="GET", path="/readyz", action="ready", public=True,
+        summary="Say whether it is ready to serve, and if not, why.",
+    ),
+    Route(
+        method="GET", path="/metrics", action="metrics", public=True,
+        summary="Prometheus metrics (with api.metrics_open = false: to tokens of project system).",
+    ),
+)  # fmt: skip
+
+ROUTES: tuple[Route, ...] = (*(route for kind in KINDS for route in _routes_of(kind)), *GENERAL)

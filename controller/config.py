@@ -1,0 +1,236 @@
+"""The controller's configuration: one TOML file, a frozen struct a section, every key described here and nowhere else.
+
+An unknown key stops the start, since a misspelt one that is passed over is a setting that silently does not hold.
+"""
+
+import difflib
+import ipaddress
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+
+from common.codec import convert
+from common.errors import FieldError, Invalid
+
+LISTEN_PATTERN = r"^(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]*):\d{1,5}$"
+
+Listen = Annotated[str, msgspec.Meta(pattern=LISTEN_PATTERN)]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One `[section]` of the file."""
+
+
+class ControllerSection(Section, frozen=True):
+    """Where the controller keeps what it must not lose."""
+
+    state_dir: Annotated[
+        str,
+        msgspec.Meta(
+            min_length=1, description="directory of the database, the certificate authority and the images; made 0700"
+        ),
+    ] = "/var/lib/skerry-controller"
+    database: Annotated[
+        str,
+        msgspec.Meta(description="SQLAlchemy URL of the database; empty: SQLite in `state_dir`"),
+    ] = ""
+
+
+class ApiSection(Section, frozen=True):
+    """The HTTP API that people and programs use."""
+
+    listen: Annotated[
+        Listen,
+        msgspec.Meta(description="address:port to listen on; an address other than loopback needs `tls = true`"),
+    ] = "127.0.0.1:8080"
+    tls: Annotated[
+        bool,
+        msgspec.Meta(description="serve HTTPS with a certificate of the controller's own authority"),
+    ] = False
+    max_image_gib: Annotated[
+        int, msgspec.Meta(ge=1, le=65536, description="largest image file that may be uploaded, GiB")
+    ] = 64
+    metrics_open: Annotated[
+        bool,
+        msgspec.Meta(
+            description="serve `/metrics` without a token; false: only to a token of project `system`, which a "
+            "scraper sends as a bearer token"
+        ),
+    ] = True
+
+
+class LinkSection(Section, frozen=True):
+    """The mutual-TLS websocket that the hosts' agents dial."""
+
+    listen: Annotated[Listen, msgspec.Meta(description="address:port to listen on for agents")] = "0.0.0.0:8443"
+    url: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^(?:https://[^/\s]+)?$",
+            description="the address as hosts reach it, shown with join tokens; empty: made from `names` and the port",
+        ),
+    ] = ""
+    names: Annotated[
+        tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=253)], ...],
+        msgspec.Meta(
+            min_length=1,
+            max_length=32,
+            description="addresses and DNS names that the server's certificate is good for, the best known first",
+        ),
+    ] = ("127.0.0.1", "localhost")
+
+
+class LogSection(Section, frozen=True):
+    """What is written to standard error: JSON lines, or colours on a terminal."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], msgspec.Meta(description="the least important line to write")
+    ] = "info"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    controller: ControllerSection = ControllerSection()
+    api: ApiSection = ApiSection()
+    link: LinkSection = LinkSection()
+    log: LogSection = LogSection()
+
+    @property
+    def state_dir(self) -> Path:
+        """The directory that holds all the controller must not lose."""
+        return Path(self.controller.state_dir)
+
+    @property
+    def images_dir(self) -> Path:
+        """Where image bytes lie, by digest."""
+        return self.state_dir / "images"
+
+    @property
+    def database_url(self) -> str:
+        """The database's SQLAlchemy URL."""
+        return self.controller.database or f"sqlite:///{self.state_dir / 'skerry.db'}"
+
+    @property
+    def link_url(self) -> str:
+        """The link's address as hosts dial it."""
+        if self.link.url:
+            return self.link.url
+        name = self.link.names[0]
+        return f"https://{f'[{name}]' if ':' in name else name}:{split_listen(self.link.listen).port}"
+
+
+class Listening(NamedTuple):
+    """A host and a port to listen on."""
+
+    host: str
+    port: int
+
+
+def split_listen(listen: str) -> Listening:
+    """Return the two halves of `address:port`. An empty address means every one the machine has."""
+    host, _, port = listen.rpartition(":")
+    return Listening(host.removeprefix("[").removesuffix("]") or "0.0.0.0", int(port))  # noqa: S104 - as written
+
+
+def load(path: Path) -> Config:
+    """Read the file. Raises Invalid, naming the file, the section, the key and the way out."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as err:
+        raise Invalid(
+            f"the configuration {path} can't be read: {err.strerror}", fix="make it, or name another with --config"
+        ) from err
+    except UnicodeDecodeError as err:
+        raise Invalid(f"the configuration {path} is not UTF-8 (byte {err.start})", fix="save it as UTF-8") from err
+    return parse(text, str(path))
+
+
+def parse(text: str, where: str) -> Config:
+    """Decode a configuration's text; `where` names it in errors. Raises Invalid like `load`."""
+    try:
+        given = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as err:
+        raise Invalid(f"{where} is not TOML: {err}", fix="see docs/config.md for an example") from err
+    _refuse_unknown(given, where)
+    config = convert(given, Config, where)
+    _check_listen(where, "api", config.api.listen)
+    _check_listen(where, "link", config.link.listen)
+    _refuse_open_api(config, where)
+    _check_link_url(config, where)
+    return config
+
+
+def sections() -> tuple[tuple[str, type[Section]], ...]:
+    """Return every section's name and struct, in the order of the reference page."""
+    return tuple((field.name, field.type) for field in msgspec.structs.fields(Config))
+
+
+def _refuse_unknown(given: dict[str, Any], where: str) -> None:
+    known = dict(sections())
+    for name, body in given.items():
+        if name not in known:
+            raise _unknown(f"{where} has no section [{name}]", name, list(known), name)
+        if not isinstance(body, dict):
+            raise Invalid(f"{where}: {name} is a section, not a value", fix=f"write [{name}] and its keys below it")
+        keys = [field.name for field in msgspec.structs.fields(known[name])]
+        for key in body:
+            if key not in keys:
+                raise _unknown(f"{where}, section [{name}]: there is no key {key}", key, keys, f"{name}.{key}")
+
+
+def _unknown(what: str, name: str, allowed: list[str], field: str) -> Invalid:
+    close = difflib.get_close_matches(name, allowed, n=1)
+    meant = f"did you mean {close[0]}? " if close else ""
+    return Invalid(
+        f"{what}; there is {', '.join(allowed)}",
+        fix=f"{meant}correct it or take it out",
+        errors=(FieldError(field=field, message="unknown"),),
+    )
+
+
+def _check_listen(where: str, section: str, listen: str) -> None:
+    if not 0 <= split_listen(listen).port <= 65535:
+        raise Invalid(
+            f"{where}: {section}.listen is {listen}; a port is 0 to 65535",
+            fix="write address:port, such as 127.0.0.1:8080",
+            errors=(FieldError(field=f"{section}.listen", message="port out of range"),),
+        )
+
+
+def _refuse_open_api(config: Config, where: str) -> None:
+    if config.api.tls or is_loopback(split_listen(config.api.listen).host):
+        return
+    raise Invalid(
+        f"{where}: api.listen is {config.api.listen}, which other machines reach, and api.tls is false: "
+        "tokens would cross the network readable",
+        fix="set api.tls = true, or listen on 127.0.0.1 and put a TLS proxy before it",
+        errors=(FieldError(field="api.listen", message="is not loopback, and api.tls is false"),),
+    )
+
+
+def _check_link_url(config: Config, where: str) -> None:
+    try:
+        parts = urlsplit(config.link_url)
+        usable = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise Invalid(
+            f"{where}: link.url {config.link.url} is no address",
+            fix="write https://ADDRESS:PORT",
+            errors=(FieldError(field="link.url", message="is no address"),),
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether an address to listen on is reached from this machine only. A name other than localhost is not."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
