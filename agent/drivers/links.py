@@ -110,6 +110,8 @@ class Segment(Shape, frozen=True):
     vxlan: Vxlan | None = None
     namespace: int | None = None
     """The router namespace's inode: another number is another namespace."""
+    half_namespace: bool = False
+    """Its name is there without a namespace: making it was cut short."""
     outer: Outer | None = None
     inner: Inner | None = None
     taps: Mapping[str, Tap] = {}

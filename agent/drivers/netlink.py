@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyroute2
 from pyroute2.netlink.exceptions import NetlinkError
 
@@ -60,11 +61,14 @@ def see(network: Id, taps: Iterable[str]) -> Segment:
         guests = _taps(ip, bridge, {*plugged} - {vxlan, outer}, taps)
         pins = Pins(forwards=frozenset(_pinned(rt, plugged, {*guests, outer})))
         entries = Entries() if vxlan_link is None else _entries(rt, vxlan_link)
+        space = names.router_namespace(network)
+        inode = netns.inode(space)
         shapes = Segment(
             bridge=_bridge(bridge_link),
             vxlan=_vxlan(vxlan_link, index_names),
             outer=_outer(outer_link, index_names),
-            namespace=netns.inode(names.router_namespace(network)),
+            namespace=inode,
+            half_namespace=inode is None and (netns.DIRECTORY / space).exists(),
             taps=guests,
             entries=entries,
             pins=pins,
@@ -289,16 +293,8 @@ def _with_inside(shapes: Segment, network: Id) -> Segment:
             )
 
     inner, neighbours = netns.inside(space, look)
-    return Segment(
-        bridge=shapes.bridge,
-        vxlan=shapes.vxlan,
-        namespace=shapes.namespace,
-        outer=shapes.outer,
-        inner=inner,
-        taps=shapes.taps,
-        entries=shapes.entries,
-        pins=Pins(forwards=shapes.pins.forwards, neighbours=neighbours),
-    )
+    pins = Pins(forwards=shapes.pins.forwards, neighbours=neighbours)
+    return msgspec.structs.replace(shapes, inner=inner, pins=pins)
 
 
 def _change_neighbours(device: str, remove: Pins, add: Pins) -> None:
