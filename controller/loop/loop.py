@@ -11,7 +11,6 @@ import msgspec
 import structlog
 
 from common.clock import Clock
-from common.documents import DocKey
 from common.errors import Conflict, NoCapacity, SkerryError
 from common.faults import Faults
 from common.ids import HostId, Id
@@ -94,12 +93,6 @@ class Loop:
         for document in self._seen.documents(host):
             self.poke(document.owner)
         self._retry_blocked()
-
-    def reported(self, host: HostId, keys: Sequence[DocKey]) -> None:
-        """A host said something of these documents: look at their owners."""
-        for key in keys:
-            if document := self._seen.document(host, key):
-                self.poke(document.owner)
 
     def _retry_blocked(self) -> None:
         for resource in self._blocked:

@@ -119,7 +119,9 @@ class Enrolment(Row, frozen=True):
     """Of the one-time token; empty once used."""
     join_expires_at: float
     certificate_serial: str
-    """Hex; the one certificate that is good. Empty: none yet, or revoked."""
+    """Hex; the certificate that is good. Empty: none yet, or revoked."""
+    previous_serial: str = ""
+    """The one before it, good as well: the answer that brought the newer one may have been lost."""
     vtep: str = ""
     """Where other hosts tunnel to, as it last said hello."""
     underlay_mtu: int = 1500

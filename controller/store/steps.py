@@ -210,9 +210,21 @@ def use_join_token(tx: Tx, digest: str, serial: str) -> Enrolment | None:
     found = msgspec.json.decode(body, type=Enrolment) if body else None
     if not digest or found is None or found.join_expires_at < tx.now:
         return None
-    used = msgspec.structs.replace(found, join_digest="", certificate_serial=serial)
+    used = msgspec.structs.replace(found, join_digest="", certificate_serial=serial, previous_serial="")
     put_enrolment(tx, used)
     return used
+
+
+def renewed(tx: Tx, host: HostId, serial: str) -> Enrolment | None:
+    """Note a host's next certificate; the present one stays good until the one after."""
+    table = tables.enrolment
+    body = tx.run(select(table.c.body).where(table.c.host == host)).scalar_one_or_none()
+    found = msgspec.json.decode(body, type=Enrolment) if body else None
+    if found is None or not found.certificate_serial:
+        return None
+    after = msgspec.structs.replace(found, previous_serial=found.certificate_serial, certificate_serial=serial)
+    put_enrolment(tx, after)
+    return after
 
 
 def _forget(tx: Tx, resource: Id) -> None:

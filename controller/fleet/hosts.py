@@ -1,0 +1,310 @@
+"""What the controller knows of its hosts, and tells them: who may join, who is there, what each should have and said.
+
+Every document that a commit puts goes to its host at once; a host whose digest differs at its hello gets all of them.
+What a host reports is taken only for documents that it has: it may speak of nothing else.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from common.clock import Clock
+from common.codec import from_pack
+from common.documents import Desired, DocKey, DomainDoc, Report, VolumeDoc
+from common.errors import Denied, NotFound, Temporary
+from common.ids import HostId, Id, RequestId
+from common.joining import Enrolled, parse_join_token
+from common.kinds.kind import AnyResource
+from common.protocol import (
+    PROTOCOL,
+    DesiredBatch,
+    Found,
+    Hello,
+    HostEvent,
+    Metrics,
+    Refused,
+    Reports,
+    Survey,
+    Welcome,
+    digest,
+    reports_digest,
+)
+from common.secret import digest_of
+from common.tls import Peer
+from controller.fleet.audit import Difference, compare
+from controller.fleet.sessions import Session, Sessions, Told
+from controller.pki.authority import Authority
+from controller.store.rows import Change, Document, Enrolment, Event, Put
+from controller.store.store import Store
+
+log = structlog.get_logger(__name__)
+
+METRICS_EVERY_S = 5.0
+EVENT_CHARACTERS = 500
+"""Of a host's own words in the event table."""
+
+Changed = Callable[[HostId], None]
+Poke = Callable[[Id], None]
+
+
+class Hosts:
+    """The fleet's books. `run` sends whole lists of documents; all else happens as messages and commits come."""
+
+    def __init__(
+        self,
+        store: Store,
+        authority: Authority,
+        sessions: Sessions,
+        *,
+        images: Path,
+        version: str,
+        clock: Clock,
+        changed: Changed,
+        poke: Poke,
+    ) -> None:
+        self._store = store
+        self._seen = store.seen
+        self._authority = authority
+        self._sessions = sessions
+        self._images = images
+        self._version = version
+        self._clock = clock
+        self._changed = changed
+        self._poke = poke
+        self._syncs: asyncio.Queue[Session] = asyncio.Queue()
+        self.foreign_reports = 0
+        """Reports that spoke of documents their host does not have."""
+        store.listen(self._committed)
+
+    # --- joining --------------------------------------------------------------------------------------------------
+
+    async def enrol(self, token: str, csr_pem: str) -> Enrolled:
+        """Redeem a join token. Raises Denied where it is unknown, used or out of date, Invalid for a bad request."""
+        parsed = parse_join_token(token)
+        wanted = digest_of(parsed.secret.reveal())
+        enrolment = next((one for one in self._seen.enrolments() if one.join_digest == wanted), None)
+        row = self._seen.get(enrolment.host) if enrolment else None
+        if enrolment is None or row is None or row.deleted_at is not None:
+            raise Denied("this join token is not known: it was used, replaced, or its host deleted", fix=_NEW_TOKEN)
+        if enrolment.join_expires_at < self._clock():
+            raise Denied(f"the join token of host {row.name} is out of date", fix=_NEW_TOKEN)
+        signed = self._authority.sign_host(csr_pem, enrolment.host, self._clock())
+        if await self._store.use_join_token(wanted, signed.serial) is None:
+            raise Denied(f"the join token of host {row.name} was used meanwhile", fix=_NEW_TOKEN)
+        await self._happened(row, "joined", "its agent joined")
+        return Enrolled(host_id=enrolment.host, host_name=row.name, certificate=signed.pem, ca=self._authority.ca_pem)
+
+    async def renew(self, peer: Peer, csr_pem: str) -> Enrolled:
+        """Give a host its next certificate."""
+        row = self._row(peer.host)
+        signed = self._authority.sign_host(csr_pem, peer.host, self._clock())
+        if await self._store.renewed(peer.host, signed.serial) is None:
+            raise Denied(f"host {row.name} is not enrolled any more", fix=_NEW_TOKEN)
+        return Enrolled(host_id=peer.host, host_name=row.name, certificate=signed.pem, ca=self._authority.ca_pem)
+
+    def is_revoked(self, host: HostId, serial: str) -> bool:
+        """Say whether this certificate is no longer let in."""
+        enrolment, row = self._seen.enrolment(host), self._seen.get(host)
+        good = (enrolment.certificate_serial, enrolment.previous_serial) if enrolment else ()
+        return row is None or row.deleted_at is not None or not serial or serial not in good
+
+    def join_text(self, secret: str) -> str:
+        """Return a join token as it is handed to a person: the secret and the CA it may be shown to."""
+        return f"{secret}.{self._authority.fingerprint()}"
+
+    # --- sessions -------------------------------------------------------------------------------------------------
+
+    def session(self, host: HostId) -> Session | None:
+        """Return a host's session; None while it is not connected."""
+        return self._sessions.get(host)
+
+    async def connected(self, session: Session, hello: Hello) -> Welcome | Refused:
+        """Take a host in: note what it has, and have it sent what it lacks."""
+        row = self._row(session.host)
+        enrolment = self._seen.enrolment(session.host)
+        if enrolment is None:
+            return Refused(reason=f"host {row.name} is not enrolled")
+        view = self._seen.host(session.host)
+        view.connected, view.since, view.inventory = True, self._clock(), hello.inventory
+        current = msgspec.structs.replace(
+            enrolment, vtep=hello.inventory.vtep, underlay_mtu=hello.inventory.underlay_mtu
+        )
+        if current != enrolment:
+            await self._store.put_enrolment(current)
+            self._poke_networks()
+        if digest((one.key, one.revision) for one in self._seen.documents(session.host)) != hello.desired_digest:
+            self._syncs.put_nowait(session)
+        await self._happened(row, "connected", "")
+        self._changed(session.host)
+        return Welcome(
+            protocol=min(PROTOCOL, hello.protocol),
+            controller_version=self._version,
+            host_name=row.name,
+            send_reports=not view.reported or reports_digest(view.reports.values()) != hello.observed_digest,
+            metrics_every_s=METRICS_EVERY_S,
+        )
+
+    async def disconnected(self, session: Session, reason: str) -> None:
+        """Note that a host is not heard of any more. What it said stays, as what was last seen."""
+        view = self._seen.host(session.host)
+        view.connected, view.since, view.metrics = False, self._clock(), None
+        self._changed(session.host)
+        if row := self._seen.get(session.host):
+            await self._happened(row, "disconnected", reason)
+
+    async def turned_away(self, host: HostId, reason: str) -> None:
+        """Note that a host with a good certificate was not let in."""
+        if row := self._seen.get(host):
+            await self._happened(row, "turned-away", reason)
+
+    def may_fetch(self, host: HostId, wanted: str) -> Path | None:
+        """Return the file of an image that is in a host's documents."""
+        for document in self._seen.documents(host):
+            doc = document.doc
+            image = doc.image if isinstance(doc, VolumeDoc) else doc.kernel if isinstance(doc, DomainDoc) else None
+            if image is not None and image.digest == wanted and not document.gone:
+                return self._images / wanted.removeprefix("sha256:")
+        return None
+
+    # --- down -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Send whole lists to the hosts that need them, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                session = await self._syncs.get()
+                group.create_task(self.sync(session))
+
+    async def sync(self, session: Session) -> None:
+        """Send a host all that it should have."""
+        wanted = [_desired(document) for document in self._seen.documents(session.host)]
+        try:
+            await session.send_documents(wanted, full=True)
+        except Temporary as err:
+            log.info("documents not sent", host=session.host, error=err.detail)
+
+    def _committed(self, changes: Sequence[Change], _poked: set[Id]) -> None:
+        """Send every document that a commit put, one message a host."""
+        news: dict[HostId, list[Desired]] = defaultdict(list)
+        for change in changes:
+            row = change.row
+            if isinstance(change, Put) and isinstance(row, Document):
+                news[row.host].append(_desired(row))
+            elif isinstance(row, Enrolment):
+                self._cut_revoked(row.host)
+        for host, items in news.items():
+            if session := self._sessions.get(host):
+                session.send(DesiredBatch(items=tuple(items)))
+
+    def _cut_revoked(self, host: HostId) -> None:
+        session = self._sessions.get(host)
+        if session and self.is_revoked(host, session.peer.serial):
+            session.close("its certificate was revoked")
+
+    def _poke_networks(self) -> None:
+        for network in self._seen.of_kind("network"):
+            self._poke(network.id)
+
+    # --- up -------------------------------------------------------------------------------------------------------
+
+    async def received(self, session: Session, message: Told) -> None:
+        """Take in what a host said."""
+        match message:
+            case Reports():
+                await self._reports(session.host, message)
+            case Metrics():
+                self._metrics(session.host, message)
+            case HostEvent():
+                await self._event(session.host, message)
+
+    async def _reports(self, host: HostId, message: Reports) -> None:
+        view = self._seen.host(host)
+        own = tuple(self._own(host, message.reports))
+        if message.full:
+            view.reports = {report.key: report for report in own}
+            view.reported = True
+        else:
+            view.reports.update((report.key, report) for report in own)
+        gone = [(report.key, report.revision) for report in own if self._is_gone(host, report)]
+        for owner in {document.owner for report in own if (document := self._seen.document(host, report.key))}:
+            self._poke(owner)
+        if gone:
+            owners = await self._store.acknowledge(host, gone)
+            for key, _ in gone:
+                if self._seen.document(host, key) is None:
+                    view.reports.pop(key, None)
+            for owner in owners:
+                self._poke(owner)
+
+    def _own(self, host: HostId, reports: Iterable[Report]) -> Iterable[Report]:
+        for report in reports:
+            if self._seen.document(host, report.key) is not None:
+                yield report
+            else:
+                self.foreign_reports += 1
+
+    def _is_gone(self, host: HostId, report: Report) -> bool:
+        document = self._seen.document(host, report.key)
+        return document is not None and document.gone and report.done and report.revision >= document.revision
+
+    def _metrics(self, host: HostId, message: Metrics) -> None:
+        placed = {one.owner for one in self._seen.placed_on(host)}
+        own = tuple(guest for guest in message.guests if guest.vm in placed)
+        self._seen.host(host).metrics = msgspec.structs.replace(message, guests=own)
+
+    async def _event(self, host: HostId, message: HostEvent) -> None:
+        document = self._seen.document(host, DocKey(message.subject)) if message.subject else None
+        subject = self._seen.get(document.owner) if document else self._seen.get(host)
+        if message.subject and document is None:
+            self.foreign_reports += 1
+        elif subject is not None:
+            await self._happened(subject, message.action[:32], message.message[:EVENT_CHARACTERS], actor=host)
+
+    # --- auditing -------------------------------------------------------------------------------------------------
+
+    async def audit(self, host: HostId, request: RequestId) -> tuple[Difference, ...]:
+        """Compare what a host should have with what it finds on itself. Raises Temporary where it is not there."""
+        row = self._row(host)
+        session = self._sessions.get(host)
+        if session is None:
+            raise Temporary(f"host {row.name} is not connected", fix="try again once it is back: skerry host list")
+        raw = await session.call(Survey(), request)
+        found = from_pack(raw, tuple[Found, ...], f"the survey of host {row.name}")
+        return compare(self._seen, host, found)
+
+    # --- small things ---------------------------------------------------------------------------------------------
+
+    def _row(self, host: HostId) -> AnyResource:
+        row = self._seen.get(host)
+        if row is None or row.deleted_at is not None:
+            raise NotFound(f"host {host} is not known here: it was deleted", fix=_NEW_TOKEN)
+        return row
+
+    async def _happened(self, row: AnyResource, what: str, message: str, actor: str = "skerry") -> None:
+        await self._store.append(
+            Event(
+                seq=0,
+                at=self._clock(),
+                actor=actor,
+                request=RequestId(""),
+                action=f"{row.kind}.{what}",
+                kind=row.kind,
+                resource=row.id,
+                project=row.project,
+                name=row.name,
+                message=message,
+                before=b"",
+                after=b"",
+            )
+        )
+
+
+_NEW_TOKEN = "ask an operator for a new one: skerry host token NAME"  # noqa: S105 - advice, no secret
+
+
+def _desired(document: Document) -> Desired:
+    return Desired(key=document.key, revision=document.revision, doc=document.doc, gone=document.gone)
