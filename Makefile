@@ -20,7 +20,8 @@ up: setup ## bring up a cloud on this machine with HOSTS hosts and a first VM
 	@$(LAB) up --name $(NAME) --hosts $(HOSTS)
 
 down: ## remove it without a trace; what is slow to make stays in build/
-	@if [ -x .venv/bin/python ]; then $(LAB) down --name $(NAME); else echo "nothing to remove: there is no .venv"; fi
+	@if [ ! -f .venv/skerry.stamp ] && [ -d build/lab ]; then $(MAKE) --no-print-directory setup; fi
+	@if [ -f .venv/skerry.stamp ]; then $(LAB) down --name $(NAME); else echo "down: nothing was ever brought up here"; fi
 
 stop: ## switch it off and keep its state
 	@$(LAB) stop --name $(NAME)

@@ -7,6 +7,7 @@ stamp=.venv/skerry.stamp
 wanted=$(cat requirements.lock pyproject.toml lab/uv.txt lab/venv.sh | sha256sum | cut -d' ' -f1)
 [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || exit 0
 started=$(date +%s)
+rm -f "$stamp"
 export PIP_CACHE_DIR="${PIP_CACHE_DIR:-$PWD/build/cache/pip}" UV_CACHE_DIR="${UV_CACHE_DIR:-$PWD/build/cache/uv}"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 UV_PYTHON_DOWNLOADS=never
 new_enough() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; }
