@@ -1,0 +1,131 @@
+"""The connections this host opens to its controller: the websocket, image downloads, and certificate renewal."""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import aiohttp
+import msgspec
+import structlog
+
+from agent import join
+from agent.join import Identity
+from common.clock import Clock, system_clock
+from common.errors import NotFound, Problem, SkerryError, Temporary
+from common.protocol import MAX_MESSAGE_BYTES
+
+log = structlog.get_logger(__name__)
+
+CONNECT_LIMIT_S = 10.0
+SILENCE_LIMIT_S = 30.0
+"""Of an image download: so long without a byte, and it is given up."""
+
+HEARTBEAT_S = 5.0
+"""A ping after so long a silence, and half of it again for the pong: a dead controller is noticed within 7.5 s."""
+
+RENEW_CHECK_S = 600.0
+_CHUNK_BYTES = 1 << 20
+
+
+class Dialer:
+    """Dials the controller with this host's certificate. An async context manager; `identity` may change on renewal."""
+
+    def __init__(self, identity: Identity, clock: Clock = system_clock) -> None:
+        self.identity = identity
+        self._clock = clock
+        self._context = identity.context()
+        self._open: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        connector = aiohttp.TCPConnector(ssl=self._context, force_close=True, limit=32)
+        timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_LIMIT_S, sock_read=SILENCE_LIMIT_S)
+        self._open = aiohttp.ClientSession(connector=connector, timeout=timeout)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.close()
+
+    @property
+    def _http(self) -> aiohttp.ClientSession:
+        assert self._open is not None, "a Dialer is entered before it is used"
+        return self._open
+
+    async def websocket(self) -> aiohttp.ClientWebSocketResponse:
+        """Open the link's websocket. Raises Temporary with the controller's or the network's words."""
+        try:
+            async with asyncio.timeout(CONNECT_LIMIT_S):
+                return await self._http.ws_connect(
+                    f"{self.identity.url}/link", heartbeat=HEARTBEAT_S, max_msg_size=MAX_MESSAGE_BYTES, compress=0
+                )
+        except aiohttp.WSServerHandshakeError as err:
+            raise Temporary(await self._refusal(err.status)) from err
+        except TimeoutError as err:
+            raise Temporary(f"{self.identity.url} gave no answer in {CONNECT_LIMIT_S:g} s") from err
+        except (aiohttp.ClientError, ssl.SSLError, OSError) as err:
+            raise Temporary(f"{self.identity.url} can't be reached: {err}") from err
+
+    async def _refusal(self, status: int) -> str:
+        """Ask once more in plain HTTP, since a failed upgrade does not show the problem document."""
+        try:
+            async with asyncio.timeout(CONNECT_LIMIT_S), self._http.get(f"{self.identity.url}/link") as response:
+                problem = msgspec.json.decode(await response.content.read(65536), type=Problem)
+                return f"the controller refused: {problem.detail}" + (f"; {problem.fix}" if problem.fix else "")
+        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError):
+            return f"the controller refused the link with status {status}"
+
+    async def fetch(self, digest: str, destination: Path, progress: Callable[[int], None]) -> None:
+        """Bring the bytes of an image (`sha256:…`) into a file; one that was begun is carried on where it ended.
+
+        `progress` is told the bytes there are so far. Whether they are the right ones is the caller's to check.
+        Raises NotFound where the controller has no such image for this host, Temporary for anything on the way.
+        """
+        with await asyncio.to_thread(destination.open, "ab") as file:
+            try:
+                await self._fetch(digest, file, progress)
+            except TimeoutError as err:
+                raise Temporary(f"image {digest}: no byte for {SILENCE_LIMIT_S:g} s") from err
+            except (aiohttp.ClientError, OSError) as err:
+                raise Temporary(f"image {digest} could not be fetched: {err}") from err
+
+    async def _fetch(self, digest: str, file: BinaryIO, progress: Callable[[int], None]) -> None:
+        have = file.tell()
+        headers = {"Range": f"bytes={have}-"} if have else {}
+        url = f"{self.identity.url}/images/{digest.removeprefix('sha256:')}"
+        async with self._http.get(url, headers=headers) as response:
+            if response.status == 416:  # as many bytes as there are, or more: the digest will tell
+                progress(have)
+                return
+            if response.status == 404:
+                raise NotFound(f"the controller has no image {digest} for this host")
+            if response.status not in {200, 206}:
+                raise Temporary(f"image {digest}: the controller answered with status {response.status}")
+            if have and response.status == 200:
+                have = 0
+                file.truncate(0)
+            async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+                await asyncio.to_thread(file.write, chunk)
+                have += len(chunk)
+                progress(have)
+            await asyncio.to_thread(file.flush)
+
+    async def keep_certificate_fresh(self) -> None:
+        """Renew the certificate when half of its life is over; try again until it works. Runs until cancelled."""
+        while True:
+            if self._clock() >= self.identity.renew_at:
+                await self._renew()
+            await asyncio.sleep(RENEW_CHECK_S)
+
+    async def _renew(self) -> None:
+        try:
+            self.identity = await join.renew(self.identity)
+        except SkerryError as err:
+            log.warning("certificate not renewed", problem=err.detail, fix=err.fix, again_in_s=RENEW_CHECK_S)
+            return
+        # The context in use takes the new pair for its next connections; the link that stands keeps the old one.
+        self._context.load_cert_chain(self.identity.path)
+        log.info("certificate renewed", serial=self.identity.serial)
