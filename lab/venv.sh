@@ -9,7 +9,8 @@ wanted=$(cat requirements.lock pyproject.toml lab/uv.txt lab/venv.sh | sha256sum
 started=$(date +%s)
 rm -f "$stamp"
 export PIP_CACHE_DIR="${PIP_CACHE_DIR:-$PWD/build/cache/pip}" UV_CACHE_DIR="${UV_CACHE_DIR:-$PWD/build/cache/uv}"
-export PIP_DISABLE_PIP_VERSION_CHECK=1 UV_PYTHON_DOWNLOADS=never
+# The system's certificates, so that a company's own authority is trusted as everywhere else on the machine.
+export PIP_DISABLE_PIP_VERSION_CHECK=1 UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=true
 new_enough() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; }
 python=""
 for candidate in /usr/bin/python3 python3.13 python3.12 python3.11 python3; do
