@@ -1,20 +1,11 @@
 """project: a row and nothing else. It goes when nothing of it is left."""
 
-from common.errors import Conflict, Denied
+from common.errors import Conflict
 from common.ids import Id
-from common.kinds.kind import SYSTEM_PROJECT, AnyResource, Spec, Status
-from controller.auth.caller import Caller
+from common.kinds.kind import SYSTEM_PROJECT, AnyResource, Status
 from controller.kinds.outcome import Do, Done, Outcome, Wait
 from controller.store.working import WorkingSet
 from controller.store.writes import Forget
-
-
-def admit(row: AnyResource, was: AnyResource | None, _seen: WorkingSet, _caller: Caller) -> Spec:
-    """Keep the operators' own project out of hand."""
-    if was is None and row.name == SYSTEM_PROJECT:
-        raise Denied(f"project {SYSTEM_PROJECT} is the operators' own and exists from the start")
-    spec: Spec = row.spec
-    return spec
 
 
 def admit_delete(row: AnyResource, seen: WorkingSet) -> None:

@@ -1,0 +1,234 @@
+"""The `skerry-controller` command: reads the configuration and wires everything; nothing else in the controller does."""
+
+import asyncio
+import fcntl
+import os
+import signal
+import ssl
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import structlog
+import uvloop
+
+from common import log as logs
+from common.clock import system_clock
+from common.errors import Conflict, SkerryError
+from common.faults import Faults
+from common.ids import new_id
+from common.sockets import notify, take_listeners
+from controller import bootstrap, config
+from controller.api.app import Services, make_app, serve_api
+from controller.config import Config, split_listen
+from controller.fleet.hosts import Hosts
+from controller.fleet.link import LinkServer, serve
+from controller.fleet.sessions import Sessions
+from controller.loop.loop import Loop
+from controller.pki.authority import Authority
+from controller.store.blobs import Blobs
+from controller.store.database import migrate, open_database
+from controller.store.store import Feed, Store
+from controller.store.writer import GroupWriter
+
+log = structlog.get_logger(__name__)
+
+VERSION = version("skerry")
+RENEWAL_EVERY_S = 3600.0
+SWEEP_EVERY_S = 600.0
+LOOP_HANGS_AFTER_S = 10.0
+DEFAULT_CONFIG = "/etc/skerry/controller.toml"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--config", "path", default=DEFAULT_CONFIG, show_default=True, help="The configuration file (TOML).")
+@click.version_option(VERSION, "--version", prog_name="skerry-controller")
+@click.pass_context
+def main(context: click.Context, path: str) -> None:
+    """Skerry's controller: schedules, keeps the books and answers the API.
+
+    \b
+    Examples:
+      skerry-controller init
+      skerry-controller token --name root
+      skerry-controller run
+    """
+    with _told():
+        context.obj = config.load(Path(path))
+    logs.configure(level=context.obj.log.level)
+
+
+@main.command("init")
+@click.pass_obj
+def init_command(settings: Config) -> None:
+    """Make the state directory, the certificate authority and the database; what is there stays."""
+    with _told(), _only_one(settings):
+        _authority(settings)
+        asyncio.run(_initialise(settings))
+    click.echo(f"ready: {settings.state_dir}")
+
+
+@main.command("token")
+@click.option("--name", required=True, help="The token's name; one that exists is replaced.")
+@click.option("--project", default="system", show_default=True, help="The project it is for.")
+@click.option("--role", type=click.Choice(["reader", "member", "admin"]), default="admin", show_default=True)
+@click.pass_obj
+def token_command(settings: Config, name: str, project: str, role: str) -> None:
+    """Print a fresh API token: the first one, or one for an operator who lost theirs. The controller must not run."""
+
+    async def issue() -> str:
+        async with _open_store(settings) as store:
+            await store.load(alone=True)
+            await bootstrap.ensure_system_project(store, system_clock)
+            secret = await bootstrap.issue_token(store, system_clock, project=project, name=name, role=role)
+            return secret.reveal()
+
+    with _told(), _only_one(settings):
+        click.echo(asyncio.run(issue()))
+
+
+@main.command("run")
+@click.pass_obj
+def run_command(settings: Config) -> None:
+    """Run the controller until SIGTERM or SIGINT. Guests, DHCP, DNS and metadata go on without it."""
+    with _told(), _only_one(settings):
+        uvloop.run(_run(settings))
+
+
+async def _initialise(settings: Config) -> None:
+    async with _open_store(settings) as store:
+        await store.load(alone=True)
+        await bootstrap.ensure_system_project(store, system_clock)
+
+
+def _authority(settings: Config) -> Authority:
+    authority = Authority.ensure(settings.state_dir / "pki", system_clock())
+    authority.ensure_server(settings.link.names, system_clock())
+    return authority
+
+
+@asynccontextmanager
+async def _open_store(settings: Config) -> AsyncIterator[Store]:
+    engine = open_database(settings.database_url)
+    try:
+        await asyncio.to_thread(migrate, engine)
+        feed = Feed()
+        async with GroupWriter(engine, system_clock, feed.committed) as writer:
+            yield Store(writer, feed)
+    finally:
+        engine.dispose()
+
+
+async def _run(settings: Config) -> None:
+    """Wire the parts and run them until a signal; stop them in the opposite order."""
+    listeners = take_listeners(os.environ)
+    authority = _authority(settings)
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(_open_store(settings))
+        queue = await store.load(alone=True)
+        await bootstrap.ensure_system_project(store, system_clock)
+        loop = Loop(store, system_clock, Faults(), worker=new_id("ctl"))
+        sessions = Sessions()
+        blobs = Blobs(settings.images_dir)
+        hosts = Hosts(
+            store,
+            authority,
+            sessions,
+            images=settings.images_dir,
+            version=VERSION,
+            clock=system_clock,
+            changed=loop.host_changed,
+            poke=loop.poke,
+        )
+        loop.start(queue)
+        services = Services(
+            store=store,
+            fleet=hosts,
+            blobs=blobs,
+            config=settings,
+            version=VERSION,
+            readiness=lambda: _unready(loop),
+        )
+        stop = _stop_on_signals()
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        running = [
+            tasks.create_task(loop.run(), name="loop"),
+            tasks.create_task(hosts.run(), name="hosts"),
+        ]
+        context = authority.server_context()
+        running.append(tasks.create_task(_renew(authority, context, settings), name="renewal"))
+        running.append(tasks.create_task(_sweep(store, blobs), name="sweep"))
+        link = LinkServer(hosts, sessions, authority.ca_pem).app()
+        await stack.enter_async_context(
+            serve(link, context, listen=split_listen(settings.link.listen), sock=listeners.get("link"))
+        )
+        await stack.enter_async_context(
+            serve_api(make_app(services), settings, sock=listeners.get("api"), context=context)
+        )
+        notify("READY=1", os.environ)
+        log.info("controller ready", version=VERSION, api=settings.api.listen, link=settings.link_url)
+        await stop.wait()
+        notify("STOPPING=1", os.environ)
+        log.info("controller stopping")
+        for task in running:
+            task.cancel()
+
+
+def _unready(loop: Loop) -> tuple[str, ...]:
+    late = system_clock() - loop.turned_at
+    return (f"the loop has not turned for {late:.0f} s",) if late > LOOP_HANGS_AFTER_S else ()
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _renew(authority: Authority, context: ssl.SSLContext, settings: Config) -> None:
+    while True:
+        await asyncio.sleep(RENEWAL_EVERY_S)
+        if authority.renew_server(context, settings.link.names, system_clock()):
+            log.info("server certificate renewed")
+
+
+async def _sweep(store: Store, blobs: Blobs) -> None:
+    """Remove image bytes that no image names: what is left of deleted images and of uploads that were cut off."""
+    while True:
+        await asyncio.sleep(SWEEP_EVERY_S)
+        await blobs.sweep({image.spec.digest for image in store.seen.of_kind("image")})
+
+
+@contextmanager
+def _only_one(settings: Config) -> Iterator[None]:
+    """Keep a second controller, or a command that writes, off the state directory while one runs."""
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = settings.state_dir / "lock"
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            raise Conflict(
+                f"a controller runs on {settings.state_dir}", fix="use its API (skerry token create), or stop it first"
+            ) from err
+        yield
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Show our errors as two lines for people, and end with 1."""
+    try:
+        yield
+    except SkerryError as err:
+        click.echo(f"error: {err.detail}", err=True)
+        if err.fix:
+            click.echo(f"  fix: {err.fix}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
