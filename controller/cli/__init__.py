@@ -1,0 +1,1 @@
+"""The `skerry` command: an HTTP client of the API, made from KINDS like the API itself."""

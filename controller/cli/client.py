@@ -1,0 +1,194 @@
+"""The HTTP client: one session for one command, typed answers, problem documents and lost connections as failures."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self, TypeVar
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+
+from common.errors import Problem
+from common.kinds.kind import AnyKind, Scope
+from controller.cli.answers import Accepted, Many, One
+from controller.cli.failures import Failure, Refused, Unreachable
+from controller.cli.settings import Connection
+
+T = TypeVar("T")
+Query = Mapping[str, str | int] | tuple[tuple[str, str | int], ...]
+
+CONNECT_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 60.0
+PAGE = 1000
+
+
+class Client:
+    """Speaks to one controller. An async context manager."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._http: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        connection = self.connection
+        verify = (
+            ssl.create_default_context(cafile=connection.ca or None) if connection.url.startswith("https") else True
+        )
+        self._http = aiohttp.ClientSession(
+            headers={"Authorization": f"Bearer {connection.token.reveal()}"},
+            connector=aiohttp.TCPConnector(ssl=verify),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=ANSWER_TIMEOUT_S),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._http:
+            await self._http.close()
+
+    @property
+    def http(self) -> aiohttp.ClientSession:
+        """Return the open session."""
+        assert self._http, "the client is used outside its context"
+        return self._http
+
+    def url(self, path: str) -> str:
+        """Return the full URL of a path."""
+        return self.connection.url + path
+
+    def path(self, kind: AnyKind, name: str = "", tail: str = "", *, project: str = "") -> str:
+        """Return the path of a kind's collection, of one thing, or of something under one thing."""
+        base = (
+            f"/v1/projects/{quote(project or self.connection.project, safe='')}"
+            if kind.scope is Scope.PROJECT
+            else "/v1"
+        )
+        parts = [base, kind.plural, *([quote(name, safe="")] if name else []), *([tail] if tail else [])]
+        return "/".join(parts)
+
+    @asynccontextmanager
+    async def open(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query = (),
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        data: object = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request and give its answer while it is read.
+
+        Raises Refused for a problem document and Unreachable where no answer comes.
+        """
+        sent = dict(headers or {})
+        if body is not None:
+            data, sent["Content-Type"] = msgspec.json.encode(body), "application/json"
+        pairs = [(key, str(value)) for key, value in (query.items() if isinstance(query, Mapping) else query)]
+        try:
+            async with self.http.request(method, self.url(path), params=pairs, data=data, headers=sent) as response:
+                if response.status >= 400:
+                    raise await refused(response)
+                yield response
+        except (aiohttp.ClientError, TimeoutError, OSError) as err:
+            raise unreachable(self.connection, err) from err
+
+    async def read(
+        self,
+        method: str,
+        path: str,
+        of: type[T],
+        *,
+        query: Query = (),
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> T:
+        """Send a request and decode its JSON answer."""
+        raw, _ = await self._read(method, path, query=query, body=body, headers=headers)
+        return self.decode(raw, of)
+
+    async def raw(self, method: str, path: str, *, query: Query = ()) -> bytes:
+        """Send a request and return the answer's bytes."""
+        return (await self._read(method, path, query=query))[0]
+
+    async def one(self, kind: AnyKind, name: str, *, project: str = "") -> tuple[One, str]:
+        """Return one thing and its ETag."""
+        raw, etag = await self._read("GET", self.path(kind, name, project=project))
+        return self.decode(raw, One), etag
+
+    async def change(self, method: str, path: str, *, body: object = None, etag: str = "") -> Accepted:
+        """Send a mutation and return it as accepted."""
+        return await self.read(method, path, Accepted, body=body, headers={"If-Match": etag} if etag else None)
+
+    async def pages(self, path: str, query: Query = (), *, limit: int | None = None) -> AsyncIterator[Many]:
+        """Give a list page by page, up to `limit` items."""
+        fixed = tuple(query.items()) if isinstance(query, Mapping) else query
+        after: str | int | None = None
+        left = limit
+        while left is None or left > 0:
+            size = PAGE if left is None else min(PAGE, left)
+            more = (("limit", size), *((("after", after),) if after is not None else ()))
+            page = await self.read("GET", path, Many, query=(*fixed, *more))
+            yield page
+            left = None if left is None else left - len(page.items)
+            after = page.next
+            if after is None or not page.items:
+                return
+
+    async def _read(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query = (),
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[bytes, str]:
+        async with self.open(method, path, query=query, body=body, headers=headers) as response:
+            return await response.read(), response.headers.get("ETag", "")
+
+    def decode(self, raw: bytes, of: type[T]) -> T:
+        """Decode an answer's JSON. Raises Failure where it is not what this version knows."""
+        try:
+            return msgspec.json.decode(raw, type=of)
+        except msgspec.DecodeError as err:
+            raise Failure(
+                f"{self.connection.where} gave an answer that this skerry does not understand: {err}",
+                fix="is it a Skerry controller, and of this version? See skerry --version",
+            ) from err
+
+
+async def refused(response: aiohttp.ClientResponse) -> Failure:
+    """Return the failure that an answer with an error status stands for."""
+    raw = await response.read()
+    try:
+        return Refused(msgspec.json.decode(raw, type=Problem))
+    except msgspec.DecodeError:
+        said = raw.decode(errors="replace").strip()[:200] or "(nothing)"
+        return Failure(
+            f"{response.method} {response.url} was answered with {response.status} {response.reason}: {said}",
+            fix="is this the URL of a Skerry controller's API?",
+        )
+
+
+def unreachable(connection: Connection, err: BaseException) -> Unreachable:
+    """Return the failure for a connection that did not come about or broke."""
+    if isinstance(err, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
+        return Unreachable(
+            f"{connection.where} has a certificate that can't be trusted: {err}",
+            fix="name its CA: skerry context add … --ca FILE, or SKERRY_CA",
+        )
+    if isinstance(err, asyncio.TimeoutError | aiohttp.ServerTimeoutError):
+        what = "it does not answer in time"
+    elif isinstance(err, aiohttp.ClientConnectorError):
+        what = err.os_error.strerror or str(err.os_error)
+    else:
+        what = str(err) or type(err).__name__
+    return Unreachable(
+        f"can't reach the controller at {connection.where}: {what}",
+        fix=f"is it running? try: curl {connection.url}/healthz; for another one: skerry context list",
+    )

@@ -1,0 +1,203 @@
+"""The commands of the extras: which kind's extra is which command. A gate test fails where one is missing here."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from common.kinds import KINDS, kind_named
+from common.kinds.kind import AnyKind, Extra
+from controller.cli.parts import Ordered, common_options, examples, name_argument, wait_options
+from controller.cli.session import form, talk
+
+if TYPE_CHECKING:
+    from controller.cli.client import Client
+
+Build = Callable[[AnyKind, Extra], click.Command]
+
+
+def commands_of(kind: AnyKind) -> list[click.Command]:
+    """Return the commands of a kind's extras. Raises KeyError for an extra that has none."""
+    return [EXTRAS[kind.name, extra.name](kind, extra) for extra in kind.extras]
+
+
+def _params(kind: AnyKind) -> list[click.Parameter]:
+    return [name_argument(kind), *common_options(kind)]
+
+
+# --- host ---------------------------------------------------------------------------------------------------------
+
+
+def host_token(kind: AnyKind, extra: Extra) -> click.Command:
+    """Return `skerry host token NAME`."""
+
+    def run(name: str) -> None:
+        from controller.cli.aftermath import join_command  # noqa: PLC0415  aiohttp takes 0.4 s to import
+        from controller.cli.answers import Revealed  # noqa: PLC0415
+        from controller.cli.render import print_data  # noqa: PLC0415
+
+        async def work(client: "Client") -> None:
+            raw = await client.raw(extra.method, client.path(kind, name, extra.name))
+            if form() in ("json", "yaml"):
+                print_data(raw)
+            else:
+                click.echo(await join_command(client, client.decode(raw, Revealed).revealed))
+
+        talk(work)
+
+    return click.Command(
+        "token",
+        callback=run,
+        short_help=extra.summary,
+        help=f"{extra.summary} Prints the command to paste on that machine; a token from before is good no more.\n\n"
+        + examples("skerry host token h1"),
+        params=_params(kind),
+    )
+
+
+def host_audit(kind: AnyKind, extra: Extra) -> click.Command:
+    """Return `skerry host audit NAME`."""
+
+    def run(name: str) -> None:
+        from controller.cli.audit import audit  # noqa: PLC0415
+
+        if not talk(lambda client: audit(client, extra.method, client.path(kind, name, extra.name))):
+            raise click.exceptions.Exit(1)
+
+    return click.Command(
+        "audit",
+        callback=run,
+        short_help=extra.summary,
+        help=f"{extra.summary} Prints each difference and exits 1 where there is one.\n\n"
+        + examples("skerry audit host h1"),
+        params=_params(kind),
+    )
+
+
+# --- image --------------------------------------------------------------------------------------------------------
+
+
+def image_upload(kind: AnyKind, extra: Extra) -> click.Command:
+    """Return `skerry image upload NAME FILE`."""
+
+    def run(name: str, file: Path, wait: bool, timeout: float) -> None:
+        from controller.cli.aftermath import settled  # noqa: PLC0415
+        from controller.cli.upload import upload  # noqa: PLC0415
+
+        async def work(client: "Client") -> None:
+            accepted = await upload(client, client.path(kind, name, extra.name), file, extra)
+            await settled(client, kind, accepted, wait=wait, timeout_s=timeout)
+
+        talk(work)
+
+    name, *rest = _params(kind)
+    return click.Command(
+        "upload",
+        callback=run,
+        short_help=extra.summary,
+        help=f"{extra.summary}\n\n" + examples("skerry image upload debian-12 debian-12.qcow2 --wait"),
+        params=[
+            name,
+            click.Argument(["file"], type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)),
+            *wait_options(),
+            *rest,
+        ],
+    )
+
+
+# --- vm -----------------------------------------------------------------------------------------------------------
+
+
+def vm_console(kind: AnyKind, extra: Extra) -> click.Command:
+    """Return `skerry vm console NAME`."""
+
+    def run(name: str, linger: float) -> None:
+        from controller.cli.console import attach  # noqa: PLC0415
+
+        talk(lambda client: attach(client, client.path(kind, name, extra.name), name, linger_s=linger))
+
+    return click.Command(
+        "console",
+        callback=run,
+        short_help="Attach to a machine's serial console.",
+        help="Attach to a machine's serial console. Ctrl-] detaches.\n\nIn a script, what comes on standard input is "
+        "typed; after its end the command stays until the machine has been quiet for --linger seconds.\n\n"
+        + examples("skerry console web", "echo 'uname -a' | skerry console web --linger 3"),
+        params=[
+            *_params(kind),
+            click.Option(
+                ["--linger"],
+                type=click.FloatRange(min=0),
+                default=2.0,
+                metavar="SECONDS",
+                help="In a script: detach after so much quiet (default 2)",
+            ),
+        ],
+    )
+
+
+def vm_log(kind: AnyKind, extra: Extra) -> click.Command:
+    """Return `skerry vm log NAME`."""
+
+    def run(name: str, tail: int | None, follow: bool) -> None:
+        from controller.cli.seriallog import show  # noqa: PLC0415
+
+        talk(lambda client: show(client, client.path(kind, name, extra.name), tail=tail, follow=follow))
+
+    return click.Command(
+        "log",
+        callback=run,
+        short_help=extra.summary,
+        help=f"{extra.summary} It is there also for a machine that never got an address.\n\n"
+        + examples("skerry vm log web", "skerry vm log web --tail 20 --follow"),
+        params=[
+            *_params(kind),
+            click.Option(["--tail"], type=click.IntRange(min=0), metavar="LINES", help="Only the last lines"),
+            click.Option(["-f", "--follow"], is_flag=True, help="Go on printing what comes, until Ctrl-C"),
+        ],
+    )
+
+
+def vm_why(kind: AnyKind, extra: Extra) -> click.Command:
+    """Return `skerry vm why NAME`."""
+
+    def run(name: str) -> None:
+        from controller.cli.why import explain  # noqa: PLC0415
+
+        talk(lambda client: explain(client, extra.method, client.path(kind, name, extra.name), kind.name))
+
+    return click.Command(
+        "why",
+        callback=run,
+        short_help=extra.summary,
+        help=f"{extra.summary} Where no host fits: what each constraint cost, and the smallest change that would "
+        "fit.\n\n" + examples("skerry why vm web"),
+        params=_params(kind),
+    )
+
+
+EXTRAS: dict[tuple[str, str], Build] = {
+    ("host", "token"): host_token,
+    ("host", "audit"): host_audit,
+    ("image", "content"): image_upload,
+    ("vm", "console"): vm_console,
+    ("vm", "log"): vm_log,
+    ("vm", "why"): vm_why,
+}
+"""Which extra is which command."""
+
+
+def alias(kind: str, extra: str) -> click.Command:
+    """Return the command of one extra, for a shorter way to it."""
+    found = kind_named(kind)
+    return next(EXTRAS[kind, one.name](found, one) for one in found.extras if one.name == extra)
+
+
+def by_kind(word: str, extra: str, summary: str, example: str) -> click.Group:
+    """Return a group with one command for each kind that has an extra of this name: `skerry why vm NAME`."""
+    found = Ordered(word, short_help=summary, help=f"{summary}\n\n{examples(example)}")
+    for kind in KINDS:
+        if any(one.name == extra for one in kind.extras):
+            found.add_command(alias(kind.name, extra), kind.name)
+    return found
