@@ -1,0 +1,126 @@
+"""What this host has and can do, found by trying, not by version."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from agent.drivers import files, machine
+from agent.drivers.place import Place
+from common.errors import Invalid
+from common.protocol import Capability, Inventory, Nic
+from common.run import CommandFailed, run
+
+_IN_NAMESPACE = ("unshare", "--net", "--")
+"""What is tried in a network namespace goes with it when the command ends."""
+
+_ADD_PROBE = ("ip", "link", "add", "probe", "type")
+
+_CT_IN_BRIDGE = b"table bridge probe { chain probe { type filter hook forward priority 0; ct state new accept; }; }\n"
+_NFT = b"table inet probe { chain probe { type filter hook forward priority 0; ct state new accept; }; }\n"
+
+
+class Probe(msgspec.Struct, frozen=True, kw_only=True):
+    """A command that works exactly where the capability does. `says` has to be in what it prints."""
+
+    name: str
+    argv: tuple[str, ...]
+    stdin: bytes | None = None
+    says: str = ""
+
+
+PROBES = (
+    Probe(name="netns", argv=(*_IN_NAMESPACE, "true")),
+    Probe(name="bridge", argv=(*_IN_NAMESPACE, *_ADD_PROBE, "bridge")),
+    Probe(name="vxlan", argv=(*_IN_NAMESPACE, *_ADD_PROBE, "vxlan", "id", "1", "dstport", "4789", "nolearning")),
+    Probe(name="tun", argv=(*_IN_NAMESPACE, "ip", "tuntap", "add", "dev", "probe", "mode", "tap")),
+    Probe(name="nftables", argv=(*_IN_NAMESPACE, "nft", "-f", "-"), stdin=_NFT),
+    Probe(name="bridge-conntrack", argv=(*_IN_NAMESPACE, "nft", "-f", "-"), stdin=_CT_IN_BRIDGE),
+    Probe(name="bridge-netfilter", argv=(*_IN_NAMESPACE, "cat", "/proc/sys/net/bridge/bridge-nf-call-iptables")),
+    Probe(name="qemu", argv=("qemu-system-x86_64", "--version")),
+    Probe(name="qemu-img", argv=("qemu-img", "--version")),
+    Probe(name="genisoimage", argv=("genisoimage", "-version")),
+    Probe(name="dnsmasq", argv=("dnsmasq", "--version")),
+    Probe(name="lvm-thin", argv=("dmsetup", "targets"), says="thin-pool"),
+)
+
+
+def virtualisation(flags: Sequence[str], device: Path = Path("/dev/kvm")) -> Literal["kvm", "tcg"]:
+    """Return how machines are run. The device alone proves nothing: it opens on hosts whose guests never start."""
+    return "kvm" if {"svm", "vmx"} & set(flags) and os.access(device, os.R_OK | os.W_OK) else "tcg"
+
+
+def find_place(state_dir: Path, pool: Path) -> Place:
+    """Return where this host keeps things and how it runs machines, with the directories made."""
+    pool.mkdir(parents=True, exist_ok=True)
+    place = Place(
+        volumes=pool,
+        images=state_dir / "images",
+        logs=state_dir / "consoles",
+        seeds=state_dir / "seeds",
+        virtualisation=virtualisation(machine.cpu().flags),
+        direct_io=files.takes_direct_io(pool),
+    )
+    place.prepare()
+    return place
+
+
+async def take_inventory(place: Place, vtep: str) -> Inventory:
+    """Look at this host. `vtep` is the address that other hosts tunnel to.
+
+    Raises Invalid where no interface has that address.
+    """
+    underlay_mtu = mtu_of(vtep, machine.nics(with_loopback=True))
+    tried = await asyncio.gather(*(_try(probe) for probe in PROBES))
+    cpu = machine.cpu()
+    kvm = Capability(name="kvm", works=place.virtualisation == "kvm", detail=_kvm_detail(place.virtualisation))
+    direct_io = Capability(name="direct-io", works=place.direct_io, detail=f"O_DIRECT in {place.volumes}")
+    disk_gib, _ = machine.disk_gib(place.volumes)
+    return Inventory(
+        cpu_model=cpu.model,
+        cpu_flags=cpu.flags,
+        cpu_threads=cpu.threads,
+        memory_mib=machine.memory_mib(),
+        disk_gib=disk_gib,
+        nics=machine.nics(),
+        capabilities=tuple(sorted((kvm, direct_io, *tried), key=lambda capability: capability.name)),
+        virtualisation=place.virtualisation,
+        kernel=machine.kernel(),
+        boot_id=machine.boot_id(),
+        vtep=vtep,
+        underlay_mtu=underlay_mtu,
+    )
+
+
+def mtu_of(address: str, nics: Sequence[Nic]) -> int:
+    """Return the MTU of the interface that has this address.
+
+    Raises Invalid where none has.
+    """
+    for nic in nics:
+        if address in nic.addresses:
+            return nic.mtu
+    has = ", ".join(f"{nic.name} ({', '.join(nic.addresses)})" for nic in nics if nic.addresses)
+    raise Invalid(
+        f"underlay address {address} is on no interface of this host, which has {has or 'no addresses'}",
+        fix="set [underlay] address to one of them",
+    )
+
+
+def _kvm_detail(found: str) -> str:
+    return "" if found == "kvm" else "no svm or vmx among the CPU's flags, or no /dev/kvm: machines run under TCG"
+
+
+async def _try(probe: Probe) -> Capability:
+    try:
+        said = await run(probe.argv, stdin=probe.stdin, timeout_s=10)
+    except CommandFailed as err:
+        reason = (err.output.strip().splitlines() or [err.detail])[0]
+        return Capability(name=probe.name, works=False, detail=reason[:200])
+    if probe.says not in said:
+        return Capability(name=probe.name, works=False, detail=f"`{' '.join(probe.argv)}` does not list {probe.says}")
+    first = (said.splitlines() or [""])[0] if probe.argv[0] not in ("unshare", "dmsetup") else ""
+    return Capability(name=probe.name, works=True, detail=first[:120])

@@ -1,0 +1,316 @@
+"""What a domain needs next, and that a death between any two steps is made good by the next turn."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent.drivers.hypervisor import LiveDomain
+from agent.drivers.place import BootFiles, Place
+from agent.kinds.domain_plan import (
+    BuildSeed,
+    Define,
+    Destroy,
+    DomainView,
+    PressPowerButton,
+    RemoveFiles,
+    Resume,
+    Stamp,
+    Start,
+    Undefine,
+    plan,
+)
+from agent.kinds.domain_xml import domain_xml
+from agent.kinds.unit import Do, Mark, Settled, UnitKey, Wait, Wish
+from common.documents import Desired, DomainDoc, DomainSeen, GuestMetadata, ImageRef, Nic, key_of
+from common.ids import Id, Revision
+
+VM = Id("vm-0123456789ab")
+PLACE = Place(
+    volumes=Path("/pool"),
+    images=Path("/images"),
+    logs=Path("/logs"),
+    seeds=Path("/seeds"),
+    virtualisation="tcg",
+    direct_io=False,
+)
+BOOT = BootFiles(kernel="/k", initrd="/i", cmdline="")
+NOW = 1000.0
+
+
+def doc(**changes: Any) -> DomainDoc:
+    base = DomainDoc(
+        id=VM,
+        name="web",
+        project="p",
+        vcpus=1,
+        memory_mib=256,
+        kernel=ImageRef(digest="sha256:" + "a" * 64, format="kernel", size_bytes=1),
+        volumes=(Id("vol-0123456789ab"),),
+        nics=(Nic(index=0, network=Id("net-0123456789ab"), mac="02:00:00:00:00:01", mtu=1400),),
+        power="running",
+        start_generation=1,
+        boot_generation=1,
+        restart="on-crash",
+        stop_grace_s=20,
+        nocloud=False,
+        metadata=GuestMetadata(
+            instance_id=VM, hostname="web", project="p", public_keys=(), user_data="", host="host-a"
+        ),
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+def wish(of: DomainDoc, *, gone: bool = False, marks: Mapping[str, str] | None = None) -> Wish:
+    item = Desired(key=key_of(of), revision=Revision(7), doc=of, gone=gone)
+    return Wish(unit=UnitKey(item.key), items={item.key: item}, marks=marks or {})
+
+
+def live(of: DomainDoc, activity: str = "running", cause: str = "", **changes: Any) -> LiveDomain:
+    found = LiveDomain(
+        vm=of.id,
+        activity=activity,  # type: ignore[arg-type]
+        cause=cause,  # type: ignore[arg-type]
+        start_generation=of.start_generation,
+        boot_generation=of.boot_generation,
+        shape=domain_xml(of, PLACE, BOOT).shape,
+        started_at=0 if activity == "off" else 900,
+    )
+    return msgspec.structs.replace(found, **changes)
+
+
+def view(domain: LiveDomain | None, **changes: Any) -> DomainView:
+    return msgspec.structs.replace(DomainView(place=PLACE, domain=domain, boot=BOOT, files=True), **changes)
+
+
+def step_of(outcome: object) -> object:
+    assert isinstance(outcome, Do), outcome
+    return outcome.step
+
+
+def settled(outcome: object) -> DomainSeen:
+    assert isinstance(outcome, Settled), outcome
+    (report,) = outcome.reports
+    assert report.done
+    assert isinstance(report.seen, DomainSeen)
+    return report.seen
+
+
+def test_a_new_machine_is_defined_then_started_then_settled() -> None:
+    wanted = doc()
+    assert isinstance(step_of(plan(wish(wanted), view(None), NOW)), Define)
+    assert step_of(plan(wish(wanted), view(live(wanted, "off", "unknown")), NOW)) == Start(vm=VM, revives="")
+    assert settled(plan(wish(wanted), view(live(wanted)), NOW)) == DomainSeen(
+        state="running", start_generation=1, boot_generation=1, started_at=900
+    )
+
+
+def test_start_waits_for_what_is_missing_and_names_it() -> None:
+    seen = view(None, missing_volumes=(Id("vol-0123456789ab"),), missing_networks=(Id("net-0123456789ab"),), boot=None)
+    outcome = plan(wish(doc()), seen, NOW)
+    assert isinstance(outcome, Wait)
+    for word in ("vol-0123456789ab", "net-0123456789ab", "kernel image"):
+        assert word in outcome.message
+    assert not outcome.reports[0].done
+
+
+def test_a_machine_without_a_kernel_image_boots_from_its_disk() -> None:
+    wanted = doc(kernel=None)
+    outcome = step_of(plan(wish(wanted), view(None, boot=None), NOW))
+    assert isinstance(outcome, Define)
+    assert "<kernel>" not in outcome.xml
+
+
+@pytest.mark.parametrize("cause", ["crashed", "destroyed", "host"])
+def test_a_machine_that_ended_unasked_is_started_again(cause: str) -> None:
+    assert step_of(plan(wish(doc()), view(live(doc(), "off", cause)), NOW)) == Start(vm=VM, revives=cause)  # type: ignore[arg-type]
+
+
+def test_after_a_host_restart_the_machine_is_started() -> None:
+    assert step_of(plan(wish(doc()), view(live(doc(), "off", "unknown")), NOW)) == Start(vm=VM, revives="")
+
+
+def test_a_crash_loop_is_slowed_down() -> None:
+    seen = view(live(doc(), "off", "crashed"), starts=(NOW - 9, NOW - 6, NOW - 1))
+    outcome = plan(wish(doc()), seen, NOW)
+    assert isinstance(outcome, Wait)
+    assert outcome.seconds == pytest.approx(3)
+    assert isinstance(step_of(plan(wish(doc()), seen, NOW + 3.1)), Start)
+
+
+def test_old_starts_do_not_slow_down_a_restart() -> None:
+    seen = view(live(doc(), "off", "crashed"), starts=(NOW - 5000, NOW - 4000, NOW - 3000))
+    assert isinstance(step_of(plan(wish(doc()), seen, NOW)), Start)
+
+
+def test_a_guest_that_powered_itself_off_is_noted_and_stays_off() -> None:
+    off = view(live(doc(), "off", "guest"))
+    assert plan(wish(doc()), off, NOW) == Mark(name="stopped-by-guest", value="1.1")
+    assert settled(plan(wish(doc(), marks={"stopped-by-guest": "1.1"}), off, NOW)).state == "stopped-by-guest"
+    restarted = view(live(doc(), "off", "unknown"))
+    assert settled(plan(wish(doc(), marks={"stopped-by-guest": "1.1"}), restarted, NOW)).state == "stopped-by-guest"
+
+
+@pytest.mark.parametrize("change", [{"start_generation": 2}, {"boot_generation": 2}])
+def test_a_higher_generation_revives_a_guest_that_powered_itself_off(change: dict[str, int]) -> None:
+    wanted = doc(**change)
+    marks = {"stopped-by-guest": "1.1"}
+    assert isinstance(step_of(plan(wish(wanted, marks=marks), view(live(doc(), "off", "guest")), NOW)), Define)
+    fresh = view(live(wanted, "off", "unknown"))
+    assert step_of(plan(wish(wanted, marks=marks), fresh, NOW)) == Start(vm=VM, revives="")
+
+
+def test_restart_never_leaves_a_crashed_machine_off() -> None:
+    wanted = doc(restart="never")
+    assert settled(plan(wish(wanted), view(live(wanted, "off", "crashed")), NOW)).state == "crashed"
+
+
+def test_restart_never_survives_libvirt_forgetting_why_it_is_off() -> None:
+    wanted = doc(restart="never")
+    assert plan(wish(wanted), view(live(wanted)), NOW) == Mark(name="started", value="1.1")
+    seen = view(live(wanted, "off", "unknown"))
+    assert settled(plan(wish(wanted, marks={"started": "1.1"}), seen, NOW)).state == "crashed"
+    assert isinstance(step_of(plan(wish(wanted), seen, NOW)), Start)
+
+
+def test_restart_never_starts_again_on_a_new_wish() -> None:
+    wanted = doc(restart="never", start_generation=2)
+    seen = view(live(doc(restart="never"), "off", "crashed"))
+    assert isinstance(step_of(plan(wish(wanted, marks={"started": "1.1"}), seen, NOW)), Define)
+
+
+def test_stop_asks_first_and_cuts_the_power_after_the_grace() -> None:
+    wanted = doc(power="stopped")
+    running = live(doc())
+    assert plan(wish(wanted), view(running), NOW) == Mark(name="stop-asked-at", value="1000.000")
+    marks = {"stop-asked-at": "1000.000"}
+    assert step_of(plan(wish(wanted, marks=marks), view(running), NOW)) == PressPowerButton(vm=VM)
+    waiting = plan(wish(wanted, marks=marks), view(running, pressed_at=NOW), NOW + 1)
+    assert isinstance(waiting, Wait)
+    assert waiting.seconds == pytest.approx(4)
+    assert step_of(plan(wish(wanted, marks=marks), view(running, pressed_at=NOW), NOW + 5)) == PressPowerButton(vm=VM)
+    assert step_of(plan(wish(wanted, marks=marks), view(running, pressed_at=NOW), NOW + 20)) == Destroy(vm=VM)
+
+
+def test_a_stop_without_grace_cuts_the_power_at_once() -> None:
+    assert step_of(plan(wish(doc(power="stopped", stop_grace_s=0)), view(live(doc())), NOW)) == Destroy(vm=VM)
+
+
+def test_the_grace_of_an_earlier_run_does_not_count() -> None:
+    marks = {"stop-asked-at": "800.000"}
+    outcome = plan(wish(doc(power="stopped"), marks=marks), view(live(doc())), NOW)
+    assert outcome == Mark(name="stop-asked-at", value="1000.000")
+
+
+def test_a_stopped_machine_is_settled_and_forgets_when_it_was_asked() -> None:
+    wanted = doc(power="stopped")
+    off = view(live(wanted, "off", "guest"))
+    marks = {"stop-asked-at": "1000.000"}
+    assert plan(wish(wanted, marks=marks), off, NOW) == Mark(name="stop-asked-at", value=None)
+    assert settled(plan(wish(wanted), off, NOW)).state == "stopped"
+
+
+def test_start_after_stop_while_it_is_still_powering_off_waits_then_starts() -> None:
+    wanted = doc(start_generation=2)
+    marks = {"stop-asked-at": "1000.000"}
+    waiting = plan(wish(wanted, marks=marks), view(live(doc()), pressed_at=NOW), NOW + 2)
+    assert isinstance(waiting, Wait)
+    assert not waiting.reports[0].done
+    off = view(live(doc(), "off", "guest"))
+    assert plan(wish(wanted, marks=marks), off, NOW + 3) == Mark(name="stop-asked-at", value=None)
+    assert isinstance(step_of(plan(wish(wanted), off, NOW + 3)), Define)
+
+
+def test_a_guest_that_ignored_the_button_is_kept_when_it_is_wanted_again() -> None:
+    wanted = doc(start_generation=2)
+    marks = {"stop-asked-at": "1000.000"}
+    running = view(live(doc()), pressed_at=NOW)
+    assert plan(wish(wanted, marks=marks), running, NOW + 21) == Mark(name="stop-asked-at", value=None)
+    assert isinstance(step_of(plan(wish(wanted), running, NOW + 21)), Stamp)
+
+
+def test_starting_a_running_machine_only_stamps_it() -> None:
+    step = step_of(plan(wish(doc(start_generation=2)), view(live(doc())), NOW))
+    assert isinstance(step, Stamp)
+    assert 'start_generation="2"' in step.metadata
+
+
+def test_a_running_machine_without_our_metadata_is_stamped_and_not_rebooted() -> None:
+    bare = live(doc(), start_generation=None, boot_generation=None, shape="")
+    assert isinstance(step_of(plan(wish(doc()), view(bare), NOW)), Stamp)
+
+
+def test_reboot_powers_off_gracefully_and_starts_with_the_new_generation() -> None:
+    wanted = doc(boot_generation=2)
+    running = live(doc())
+    assert plan(wish(wanted), view(running), NOW) == Mark(name="stop-asked-at", value="1000.000")
+    marks = {"stop-asked-at": "1000.000"}
+    assert step_of(plan(wish(wanted, marks=marks), view(running), NOW)) == PressPowerButton(vm=VM)
+    off = view(live(doc(), "off", "guest"))
+    assert isinstance(step_of(plan(wish(wanted), off, NOW)), Define)
+    assert step_of(plan(wish(wanted), view(live(wanted, "off", "unknown")), NOW)) == Start(vm=VM, revives="")
+    assert settled(plan(wish(wanted), view(live(wanted)), NOW)).boot_generation == 2
+
+
+def test_a_stopped_machine_is_redefined_when_its_shape_changed() -> None:
+    wanted = doc(power="stopped", memory_mib=512)
+    assert isinstance(step_of(plan(wish(wanted), view(live(doc(), "off", "guest")), NOW)), Define)
+
+
+def test_a_running_machine_is_not_touched_when_its_shape_changed() -> None:
+    assert settled(plan(wish(doc(memory_mib=512)), view(live(doc())), NOW)).state == "running"
+
+
+def test_the_nocloud_disk_is_made_before_the_start_and_again_when_it_should_hold_something_else() -> None:
+    wanted = doc(nocloud=True)
+    for found in ("", "B"):
+        seen = view(None, seed_wanted="A", seed_found=found)
+        assert isinstance(step_of(plan(wish(wanted), seen, NOW)), BuildSeed)
+    assert isinstance(step_of(plan(wish(wanted), view(None, seed_wanted="A", seed_found="A"), NOW)), Define)
+
+
+def test_a_machine_paused_by_somebody_runs_on() -> None:
+    assert step_of(plan(wish(doc()), view(live(doc(), "paused", "user")), NOW)) == Resume(vm=VM)
+
+
+def test_a_machine_paused_by_a_full_pool_waits_for_room_and_says_so() -> None:
+    paused = live(doc(), "paused", "io-error")
+    outcome = plan(wish(doc()), view(paused, pool_free_bytes=5 << 20), NOW)
+    assert isinstance(outcome, Wait)
+    assert "5 MiB" in outcome.reports[0].problem
+    assert step_of(plan(wish(doc()), view(paused, pool_free_bytes=5 << 30), NOW)) == Resume(vm=VM)
+
+
+def test_a_tombstone_destroys_undefines_and_removes_files_in_this_order() -> None:
+    gone = wish(doc(), gone=True)
+    assert step_of(plan(gone, view(live(doc())), NOW)) == Destroy(vm=VM)
+    assert step_of(plan(gone, view(live(doc(), "off", "destroyed")), NOW)) == Undefine(vm=VM)
+    assert step_of(plan(gone, view(None), NOW)) == RemoveFiles(vm=VM)
+    outcome = plan(gone, view(None, files=False), NOW)
+    assert isinstance(outcome, Settled)
+    assert outcome.reports[0].done
+
+
+def test_a_tombstone_does_not_wait_for_anything() -> None:
+    missing = {"missing_volumes": (Id("vol-0123456789ab"),), "boot": None}
+    marks = {"stop-asked-at": "999.000", "stopped-by-guest": "1.1", "started": "1.1"}
+    assert step_of(plan(wish(doc(), gone=True, marks=marks), view(live(doc()), **missing), NOW)) == Destroy(vm=VM)
+
+
+def test_nothing_is_undefined_or_removed_without_a_tombstone() -> None:
+    """Every state against every wish: steps that destroy come from tombstones only, and all lead on."""
+    domains = [None, live(doc())] + [
+        live(doc(), "off", c) for c in ("guest", "host", "crashed", "destroyed", "unknown")
+    ]
+    domains += [live(doc(), "paused", c) for c in ("user", "busy", "io-error")]
+    changes: list[dict[str, Any]] = [{}, {"power": "stopped"}, {"boot_generation": 2}, {"start_generation": 2}]
+    for domain in domains:
+        for change in changes:
+            for restart in ("on-crash", "never"):
+                for marks in ({}, {"stop-asked-at": "990.000"}, {"stopped-by-guest": "1.1"}, {"started": "1.1"}):
+                    outcome = plan(wish(doc(restart=restart, **change), marks=marks), view(domain), NOW)
+                    if isinstance(outcome, Do):
+                        assert not getattr(outcome.step, "destroys", False)
+                        assert not isinstance(outcome.step, Destroy)

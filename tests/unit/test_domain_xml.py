@@ -1,0 +1,88 @@
+"""The definition that libvirt gets."""
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent.drivers.hypervisor import NAMESPACE
+from agent.drivers.place import BootFiles
+from agent.kinds.domain_xml import domain_xml
+from common import names
+from common.documents import DomainDoc, Nic
+from common.ids import Id
+from tests.unit.test_domain_plan import BOOT, PLACE, VM, doc
+
+
+def tree(of: DomainDoc, boot: BootFiles | None = BOOT, **place: Any) -> ET.Element:
+    return ET.fromstring(domain_xml(of, msgspec.structs.replace(PLACE, **place), boot).text)
+
+
+def test_names_come_from_the_id() -> None:
+    root = tree(doc())
+    assert root.findtext("name") == VM
+    assert root.findtext("uuid") == names.domain_uuid(VM)
+    assert root.find("devices/interface/target").get("dev") == names.tap(VM, 0)  # type: ignore[union-attr]
+    assert root.find("devices/disk/source").get("file") == "/pool/vol-0123456789ab.qcow2"  # type: ignore[union-attr]
+    assert root.find("devices/serial/log").get("file") == f"/logs/{VM}.log"  # type: ignore[union-attr]
+
+
+def test_smbios_uuid_and_serial_are_equal_and_say_ec2() -> None:
+    entries = {e.get("name"): e.text for e in tree(doc()).iterfind("sysinfo/system/entry")}
+    assert entries["uuid"] == entries["serial"] == names.domain_uuid(VM)
+    assert entries["uuid"].startswith("ec2")
+
+
+def test_the_domain_type_follows_the_host() -> None:
+    assert tree(doc()).get("type") == "qemu"
+    assert tree(doc(), virtualisation="kvm").get("type") == "kvm"
+
+
+def test_the_host_caches_nothing_where_direct_io_works() -> None:
+    driver = tree(doc(), direct_io=True).find("devices/disk/driver")
+    assert driver is not None
+    assert (driver.get("cache"), driver.get("io")) == ("none", "native")
+
+
+def test_kernel_boot_takes_the_images_command_line_or_the_default() -> None:
+    assert tree(doc()).findtext("os/cmdline") == "console=ttyS0"
+    assert tree(doc(), BootFiles(kernel="/k", initrd="/i", cmdline="quiet")).findtext("os/cmdline") == "quiet"
+    assert tree(doc(kernel=None), None).find("os/kernel") is None
+
+
+def test_metadata_carries_owner_and_generations() -> None:
+    element = tree(doc(start_generation=3, boot_generation=5)).find(f"metadata/{{{NAMESPACE}}}domain")
+    assert element is not None
+    assert element.get("owner") == VM
+    assert (element.get("start_generation"), element.get("boot_generation")) == ("3", "5")
+
+
+def test_the_shape_ignores_generations_and_follows_everything_else() -> None:
+    shape = domain_xml(doc(), PLACE, BOOT).shape
+    assert domain_xml(doc(start_generation=9, boot_generation=9), PLACE, BOOT).shape == shape
+    assert domain_xml(doc(vcpus=2), PLACE, BOOT).shape != shape
+    assert domain_xml(doc(), msgspec.structs.replace(PLACE, volumes=Path("/other")), BOOT).shape != shape
+
+
+def test_every_disk_and_nic_is_there_in_order() -> None:
+    nics = tuple(
+        Nic(index=i, network=Id(f"net-{i}00000000000"), mac=f"02:00:00:00:00:0{i}", mtu=1400) for i in range(3)
+    )
+    root = tree(doc(volumes=(Id("vol-000000000000"), Id("vol-111111111111")), nics=nics))
+    assert [t.get("dev") for t in root.iterfind("devices/disk/target")] == ["vda", "vdb"]
+    assert [s.get("bridge") for s in root.iterfind("devices/interface/source")] == [
+        names.bridge(n.network) for n in nics
+    ]
+    assert {m.get("size") for m in root.iterfind("devices/interface/mtu")} == {"1400"}
+
+
+def test_text_from_users_can_not_break_out() -> None:
+    root = tree(doc(name="a</title><x/>", project="&\x00"))
+    assert root.findtext("title") == "&/a</title><x/>"
+    assert root.find("x") is None
+
+
+def test_the_crash_policy_follows_the_wish() -> None:
+    assert tree(doc()).findtext("on_crash") == "restart"
+    assert tree(doc(restart="never")).findtext("on_crash") == "destroy"
