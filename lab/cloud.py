@@ -9,6 +9,7 @@ lab.down()
 """
 
 import fcntl
+import os
 import shutil
 import sys
 import time
@@ -29,11 +30,11 @@ from lab.guest import tiny
 from lab.host import Host
 from lab.layout import LAB_MARK, ROOT, Layout, host_names
 from lab.processes import NETNS, end, marked
-from lab.underlay import ensure_underlay, ensure_wire, lab_namespaces, lab_owner, remove_namespace
+from lab.traces import COMMAND, traces
+from lab.underlay import ensure_underlay, ensure_wire, lab_namespaces, remove_namespace
 
 PROJECT = "demo"
 IMAGE, SIZE, NETWORK, KEYPAIR = "tiny", "small", "default", "lab"
-COMMAND = Path("/usr/local/bin/skerry")
 _READY_S = 60.0
 
 Say = Callable[[str], None]
@@ -120,14 +121,15 @@ class Lab:
     def down(self) -> None:
         """Remove the lab without a trace: processes, namespaces, devices, state. Safe in any condition, and twice."""
         with self._alone():
-            if lab_owner(self.layout) in ("", str(self.layout.folder)):
-                self._cut_power()
+            self._cut_power()
             self._end_processes()
             if COMMAND.is_symlink() and COMMAND.readlink() == self.layout.skerry:
                 COMMAND.unlink()
             shutil.rmtree(self.layout.folder, ignore_errors=True)
-            if self.layout.folder.exists():
-                raise Temporary(f"{self.layout.folder} could not be removed", fix="see what holds it: `lsof +D` there")
+            if left := traces(self.layout):
+                raise Temporary(
+                    f"lab {self.name!r} is not wholly gone: " + "; ".join(left), fix="run `make down` again"
+                )
         _remove_netns_folder(self.layout)
 
     def stop(self) -> None:
@@ -201,6 +203,7 @@ class Lab:
             self.controller.init()
         token = self.layout.folder / "token"
         if not token.exists():
+            self.controller.hold()  # it lets nobody else into its store
             write_private(token, self.controller.token().encode())
         self.controller.start()
         self._write_command()
@@ -264,9 +267,10 @@ class Lab:
 
     def _cut_power(self) -> None:
         for namespace in lab_namespaces(self.layout):
-            if namespace != self.layout.underlay:
+            if namespace == self.layout.underlay:
+                remove_namespace(namespace)
+            else:
                 Host(self.layout, namespace.rpartition("-")[2]).pull_plug()
-        remove_namespace(self.layout.underlay)
 
     def _end_processes(self) -> None:
         """End whatever bears this lab's mark, also what a keeper starts while we look."""
@@ -276,10 +280,15 @@ class Lab:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Let one process at a time change this lab."""
-        self.layout.folder.parent.mkdir(parents=True, exist_ok=True)
-        with (self.layout.folder.parent / f".{self.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        path = self.layout.folder.parent / f".{self.name}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            with path.open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                # `down` removes the file, so that what was waited for may be a lock that nobody else sees.
+                if path.exists() and os.fstat(lock.fileno()).st_ino == path.stat().st_ino:
+                    yield
+                    return
 
 
 def last_lines(log: Path, count: int = 15) -> str:

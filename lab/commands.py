@@ -43,6 +43,24 @@ def run(
     return done.stdout
 
 
+def start(argv: Sequence[str], *, log: Path, env: Mapping[str, str]) -> None:
+    """Start a program that goes on by itself: a session of its own, `env` as its whole environment, its words in a log.
+
+    It is no child of ours, so that it neither dies with us nor waits for us to bury it.
+    """
+    with log.open("ab") as out:
+        subprocess.run(
+            ["setsid", "--fork", *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            check=True,
+            timeout=10,
+            cwd="/",
+            env=dict(env),
+        )
+
+
 def succeeds(argv: Sequence[str], *, timeout_s: float = 30) -> bool:
     """Run a command for its verdict only."""
     try:

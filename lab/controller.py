@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 import tomllib
@@ -14,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from common.errors import Conflict, NotFound, Temporary
-from lab.commands import run
+from lab.commands import run, start
 from lab.keeper import Orders, Part
 from lab.layout import CONTROLLER_ADDRESS, LAB_MARK, LINK_PORT, Layout
 from lab.processes import alive, end, running
@@ -72,16 +71,7 @@ class Controller:
             return
         (self.control / "controller.pid").unlink(missing_ok=True)
         self.orders.write_bytes(msgspec.json.encode(self._keeper_orders()))
-        with (self.layout.logs / "controller-keeper.log").open("ab") as log:
-            subprocess.Popen(
-                self._keeper_line(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self._environment(),
-                cwd="/",
-                start_new_session=True,
-            )
+        start(self._keeper_line(), log=self.layout.logs / "controller-keeper.log", env=self._environment())
 
     def kill(self) -> int:
         """Kill the controller as an accident would (SIGKILL); it is started again. Returns the number of the dead."""

@@ -3,7 +3,6 @@
 What is under the host's folder is its disk: it stays when the plug is pulled.
 """
 
-import subprocess
 import sys
 import time
 import uuid
@@ -13,10 +12,10 @@ from pathlib import Path
 import msgspec
 
 from common.errors import Conflict, NotFound, Temporary
-from lab.commands import run
+from lab.commands import run, start
 from lab.keeper import Orders, Part
 from lab.layout import CONTROLLER_ADDRESS, HOST_MARK, LAB_MARK, LINK_PORT, ROOT, Layout, address
-from lab.processes import alive, as_seen_outside, end, init_of
+from lab.processes import alive, as_seen_outside, end, init_of, marked
 from lab.underlay import ensure_wire, remove_wire
 
 LIBVIRT_SOCKET = "/run/libvirt/libvirt-sock"
@@ -73,20 +72,11 @@ class Host:
         if not agent:
             self._hold("agent").touch()
         ensure_wire(self.layout, self.name)
-        with (self.logs / "host.log").open("ab") as log:
-            starter = subprocess.Popen(
-                self._boot_line(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self._environment(),
-                cwd="/",
-                start_new_session=True,
-            )
+        start(self._boot_line(), log=self.logs / "host.log", env=self._environment())
         self._wait(
-            lambda: starter.poll() is None and self.init() is not None and self.inside(LIBVIRT_SOCKET).exists(),
+            lambda: self.init() is not None and self.inside(LIBVIRT_SOCKET).exists(),
             "its libvirtd to answer",
-            lost=lambda: starter.poll() is not None,
+            lost=lambda: not marked(HOST_MARK, self._mark),
         )
 
     def pull_plug(self) -> None:
@@ -148,6 +138,10 @@ class Host:
         python = [sys.executable, "-P", "-m", "agent.main", "--config", str(self.agent_config)]
         self.run([*python, "join", url, token], timeout_s=30)
 
+    @property
+    def _mark(self) -> str:
+        return str(self.folder)
+
     def _part(self, part: str) -> int | None:
         init, note = self.init(), self.control / f"{part}.pid"
         if init is None or not note.exists():
@@ -173,7 +167,7 @@ class Host:
 
     def _environment(self) -> dict[str, str]:
         """Return all that the host's processes have in their environment: nothing of the caller's."""
-        marks = {LAB_MARK: str(self.layout.folder), HOST_MARK: self.name}
+        marks = {LAB_MARK: str(self.layout.folder), HOST_MARK: self._mark}
         return {"PATH": _PATH, "LANG": "C.UTF-8", "HOME": "/run", **marks}
 
     def _boot_line(self) -> list[str]:

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAB_MARK = "SKERRY_LAB"
 """Every process of a lab has this in its environment, with the lab's folder: so that `make down` finds them all."""
 HOST_MARK = "SKERRY_LAB_HOST"
+"""And every process of a host this, with the host's folder."""
 LINK_PORT = 8443
 CONTROLLER_ADDRESS = "10.77.0.1"
 MOST_HOSTS = 64

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from common.errors import Temporary
@@ -21,6 +21,19 @@ def running(argv: Sequence[str]) -> set[int]:
     """Return the processes that were started with exactly these words."""
     wanted = "".join(f"{word}\0" for word in argv).encode()
     return {pid for pid in _pids() if _read(pid, "cmdline") == wanted}
+
+
+def mentioning(text: str) -> set[int]:
+    """Return the processes in whose command line a text occurs, but for this one and those it descends from."""
+    ours, pid = {os.getpid()}, os.getpid()
+    while pid := _parent(pid):
+        ours.add(pid)
+    return {pid for pid in _pids() if text.encode() in _read(pid, "cmdline")} - ours
+
+
+def command_of(pid: int) -> str:
+    """Return a process's command line, for a message."""
+    return _read(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace").strip()
 
 
 def in_namespace(name: str) -> set[int]:
@@ -70,8 +83,8 @@ def end(pids: Iterable[int], sign: signal.Signals = signal.SIGKILL, *, timeout_s
         time.sleep(0.02)
 
 
-def _pids() -> Iterator[int]:
-    yield from (int(entry.name) for entry in os.scandir("/proc") if entry.name.isdecimal())
+def _pids() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
 
 
 def _read(pid: int, name: str) -> bytes:
@@ -86,6 +99,13 @@ def _link(pid: int, name: str) -> str:
         return str(Path(f"/proc/{pid}/{name}").readlink())
     except OSError:
         return ""
+
+
+def _parent(pid: int) -> int:
+    for line in _read(pid, "status").splitlines():
+        if line.startswith(b"PPid:"):
+            return int(line.split()[1])
+    return 0
 
 
 def _numbers(pid: int) -> list[int]:

@@ -34,14 +34,19 @@ def ensure_underlay(layout: Layout) -> bool:
     return True
 
 
+def port(host: str) -> str:
+    """Return the name of the underlay's end of a host's wire."""
+    return f"p-{host}"
+
+
 def ensure_wire(layout: Layout, host: str) -> None:
     """Make a host's network namespace and plug it into the underlay, unless that is so already."""
-    namespace, port = layout.namespace(host), f"p-{host}"
+    namespace = layout.namespace(host)
     if not (NETNS / namespace).exists():
         run(["ip", "netns", "add", namespace])
     if not succeeds(["ip", "-n", namespace, "link", "show", NIC]):
-        run(["ip", "-n", layout.underlay, "link", "add", port, "type", "veth", "peer", NIC, "netns", namespace])
-    _batch(layout.underlay, f"link set {port} master {BRIDGE}", f"link set {port} up")
+        run(["ip", "-n", layout.underlay, "link", "add", port(host), "type", "veth", "peer", NIC, "netns", namespace])
+    _batch(layout.underlay, f"link set {port(host)} master {BRIDGE}", f"link set {port(host)} up")
     _batch(namespace, "link set lo up", f"addr replace {address(host)}/24 dev {NIC}", f"link set {NIC} up")
 
 
@@ -49,7 +54,7 @@ def remove_wire(layout: Layout, host: str) -> None:
     """Remove a host's namespace with all its devices. Whoever still runs in it is killed."""
     # The veth goes first: a namespace dies some time after its name does, and the port would linger as long.
     if (NETNS / layout.underlay).exists():
-        succeeds(["ip", "-n", layout.underlay, "link", "del", f"p-{host}"])
+        succeeds(["ip", "-n", layout.underlay, "link", "del", port(host)])
     remove_namespace(layout.namespace(host))
 
 
@@ -61,14 +66,14 @@ def remove_namespace(name: str) -> None:
 
 
 def lab_namespaces(layout: Layout) -> list[str]:
-    """Return the namespaces that exist and bear this lab's name, the underlay last."""
-    if not NETNS.exists():
+    """Return this lab's namespaces, the underlay last; none when those of its name are another checkout's."""
+    if not NETNS.exists() or _lab_owner(layout) not in ("", str(layout.folder)):
         return []
     found = sorted(path.name for path in NETNS.iterdir() if layout.owns(path.name))
     return sorted(found, key=lambda name: name == layout.underlay)
 
 
-def lab_owner(layout: Layout) -> str:
+def _lab_owner(layout: Layout) -> str:
     """Return the folder of the lab to which this lab's underlay belongs: its own, or another checkout's."""
     return _owner(layout.underlay) if (NETNS / layout.underlay).exists() else ""
 

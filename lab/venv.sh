@@ -10,6 +10,8 @@ started=$(date +%s)
 rm -f "$stamp"
 export PIP_CACHE_DIR="${PIP_CACHE_DIR:-$PWD/build/cache/pip}" UV_CACHE_DIR="${UV_CACHE_DIR:-$PWD/build/cache/uv}"
 # The system's certificates, so that a company's own authority is trusted as everywhere else on the machine.
+mkdir -p build/tmp
+export TMPDIR="$PWD/build/tmp"
 export PIP_DISABLE_PIP_VERSION_CHECK=1 UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=true
 new_enough() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; }
 python=""
