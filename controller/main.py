@@ -1,4 +1,4 @@
-"""The `skerry-controller` command: reads the configuration and wires everything; nothing else in the controller does."""
+"""The `skerry-controller` command: reads the configuration and wires all parts; nothing else here does."""
 
 import asyncio
 import fcntl
@@ -22,7 +22,7 @@ from common.faults import Faults
 from common.ids import new_id
 from common.sockets import notify, take_listeners
 from controller import bootstrap, config
-from controller.api.app import Services, make_app, serve_api
+from controller.api.app import Parts, make_app
 from controller.config import Config, split_listen
 from controller.fleet.hosts import Hosts
 from controller.fleet.link import LinkServer, serve
@@ -144,13 +144,15 @@ async def _run(settings: Config) -> None:
             poke=loop.poke,
         )
         loop.start(queue)
-        services = Services(
-            store=store,
-            fleet=hosts,
-            blobs=blobs,
-            config=settings,
-            version=VERSION,
-            readiness=lambda: _unready(loop),
+        api = make_app(
+            Parts(
+                store=store,
+                fleet=hosts,
+                blobs=blobs,
+                readiness=lambda: _unready(loop),
+                config=settings,
+                authority_fingerprint=authority.fingerprint(),
+            )
         )
         stop = _stop_on_signals()
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
@@ -162,12 +164,11 @@ async def _run(settings: Config) -> None:
         running.append(tasks.create_task(_renew(authority, context, settings), name="renewal"))
         running.append(tasks.create_task(_sweep(store, blobs), name="sweep"))
         link = LinkServer(hosts, sessions, authority.ca_pem).app()
-        await stack.enter_async_context(
-            serve(link, context, listen=split_listen(settings.link.listen), sock=listeners.get("link"))
-        )
-        await stack.enter_async_context(
-            serve_api(make_app(services), settings, sock=listeners.get("api"), context=context)
-        )
+        listen = split_listen(settings.link.listen)
+        await stack.enter_async_context(serve(link, context, listen=listen, sock=listeners.get("link")))
+        api_context = context if settings.api.tls else None
+        listen = split_listen(settings.api.listen)
+        await stack.enter_async_context(serve(api, api_context, listen=listen, sock=listeners.get("api")))
         notify("READY=1", os.environ)
         log.info("controller ready", version=VERSION, api=settings.api.listen, link=settings.link_url)
         await stop.wait()
@@ -200,7 +201,8 @@ async def _sweep(store: Store, blobs: Blobs) -> None:
     """Remove image bytes that no image names: what is left of deleted images and of uploads that were cut off."""
     while True:
         await asyncio.sleep(SWEEP_EVERY_S)
-        await blobs.sweep({image.spec.digest for image in store.seen.of_kind("image")})
+        wanted = {image.spec.digest for image in store.seen.of_kind("image")}
+        await asyncio.to_thread(blobs.sweep, wanted)
 
 
 @contextmanager

@@ -344,9 +344,12 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 @asynccontextmanager
 async def serve(
-    app: web.Application, context: ssl.SSLContext, *, listen: tuple[str, int] | None = None, sock: socket | None = None
+    app: web.Application, context: ssl.SSLContext | None, *, listen: tuple[str, int] | None = None, sock: socket | None = None
 ) -> AsyncIterator[web.AppRunner]:
-    """Serve the link on an address, or on a socket that was handed over, until the block is left."""
+    """Serve an application on an address, or on a socket that was handed over, until the block is left.
+
+    `context` None: without TLS (the API on loopback).
+    """
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=5.0)
     await runner.setup()
     try:
