@@ -50,6 +50,8 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     """Digest of the configuration it runs on; empty: unknown, or its file is another by now."""
     hosts: str = ""
     """Digest of the guests it was told of; empty likewise."""
+    device: int = 0
+    """The index of the device it bound itself to when it started."""
     leases: frozenset[Lease] = frozenset()
     leftovers: bool = False
     """There is a directory, or a process in another namespace than the present one."""

@@ -39,6 +39,7 @@ class _Loaded(msgspec.Struct, frozen=True, kw_only=True):
     started: int
     conf: str
     hosts: str
+    device: int
 
 
 class Dnsmasq:
@@ -68,6 +69,7 @@ class Dnsmasq:
             running=True,
             conf=conf if conf == loaded.conf else "",
             hosts=hosts if hosts == loaded.hosts else "",
+            device=loaded.device,
             leases=leases,
             leftovers=leftovers,
         )
@@ -79,35 +81,32 @@ class Dnsmasq:
         owners = (names.owner_of(entry.name) for entry in sorted(self._root.iterdir()))
         return tuple(owner for owner in owners if owner is not None)
 
-    async def ensure(self, network: Id, files: DnsmasqFiles) -> None:
-        """Make a dnsmasq run on these files: by SIGHUP where that is enough, by a restart otherwise."""
+    async def ensure(self, network: Id, files: DnsmasqFiles, device: int) -> None:
+        """Make a dnsmasq run on these files and this device: by SIGHUP where that is enough, or by a restart."""
         seen = await asyncio.to_thread(self.see, network)
-        if seen.running and seen.conf == files.conf_digest:
-            await asyncio.to_thread(self._tell, network, files)
+        if seen.running and seen.conf == files.conf_digest and seen.device == device:
+            await asyncio.to_thread(self._tell, network, files, device)
         else:
-            await self._restart(network, files)
+            await self._stop(network)
+            await asyncio.to_thread(self._write, network, files)
+            await self._start(network, device)
 
     async def release(self, network: Id, leases: frozenset[Lease]) -> None:
         """Make these leases not exist. dnsmasq keeps them in memory: it is stopped, and started if it ran."""
         directory = self.directory(network)
-        ran = (await asyncio.to_thread(self.see, network)).running
+        seen = await asyncio.to_thread(self.see, network)
         await self._stop(network)
         kept = "".join(f"{line}\n" for lease, line in _leases(directory) if lease not in leases)
         _replace(directory / "leases", kept)
-        if ran:
-            await self._start(network)
+        if seen.running:
+            await self._start(network, seen.device)
 
     async def remove(self, network: Id) -> None:
         """Make the network's dnsmasq and all its files not exist."""
         await self._stop(network)
         await asyncio.to_thread(shutil.rmtree, self.directory(network), ignore_errors=True)
 
-    async def _restart(self, network: Id, files: DnsmasqFiles) -> None:
-        await self._stop(network)
-        await asyncio.to_thread(self._write, network, files)
-        await self._start(network)
-
-    async def _start(self, network: Id) -> None:
+    async def _start(self, network: Id, device: int) -> None:
         """Start it on the files as they are, and write down what it was told."""
         directory = self.directory(network)
         self._open_to_dnsmasq(directory)
@@ -115,13 +114,13 @@ class Dnsmasq:
         await run(["nsenter", f"--net={space}", "dnsmasq", self._mark(network)], timeout_s=_STARTS_S)
         conf = digest(_text(directory / "dnsmasq.conf"))
         hosts = digest(_text(directory / "dhcp-hosts"), _text(directory / "hosts"))
-        await asyncio.to_thread(self._remember, network, conf, hosts)
+        await asyncio.to_thread(self._remember, network, conf, hosts, device)
 
-    def _tell(self, network: Id, files: DnsmasqFiles) -> None:
+    def _tell(self, network: Id, files: DnsmasqFiles, device: int) -> None:
         self._write(network, files)
         process = self._process(network)
         if process is not None and _signal(process, self._mark(network), signal.SIGHUP):
-            self._remember(network, files.conf_digest, files.hosts_digest)
+            self._remember(network, files.conf_digest, files.hosts_digest, device)
 
     async def _stop(self, network: Id) -> None:
         """Stop every process of this network, whichever namespace it lives in."""
@@ -154,10 +153,10 @@ class Dnsmasq:
                     f"`chmod o+x {path}`, or set another [agent] run_dir"
                 )
 
-    def _remember(self, network: Id, conf: str, hosts: str) -> None:
+    def _remember(self, network: Id, conf: str, hosts: str, device: int) -> None:
         process = self._process(network)
         if process is not None:
-            loaded = _Loaded(pid=process.pid, started=process.started, conf=conf, hosts=hosts)
+            loaded = _Loaded(pid=process.pid, started=process.started, conf=conf, hosts=hosts, device=device)
             _replace(self.directory(network) / "loaded", to_json(loaded).decode())
 
     def _mark(self, network: Id) -> str:

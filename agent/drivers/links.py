@@ -114,6 +114,8 @@ class Segment(Shape, frozen=True):
     """Its name is there without a namespace: making it was cut short."""
     outer: Outer | None = None
     inner: Inner | None = None
+    inner_device: int = 0
+    """The index of the inner end: another number is another device, to which no daemon is bound. 0: none."""
     taps: Mapping[str, Tap] = {}
     """The taps asked for, and everything else that is plugged into the bridge."""
     entries: Entries = Entries()

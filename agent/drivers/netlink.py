@@ -282,19 +282,21 @@ def _with_inside(shapes: Segment, network: Id) -> Segment:
     """Add what is seen inside the router namespace."""
     space, name = names.router_namespace(network), names.gateway_inner(network)
 
-    def look() -> tuple[Inner | None, frozenset[tuple[str, str]]]:
+    def look() -> Segment:
         with _translated(f"looking into {space}"), _route() as ip, Rtnetlink() as rt:
             link, loopback = _find(ip, name), _find(ip, "lo")
             if link is None:
-                return None, frozenset()
-            known = rt.neighbours(link["index"])
-            return _inner(ip, link, loopback), frozenset(
-                (entry.address, entry.mac) for entry in known if entry.state & NUD_PERMANENT
+                return shapes
+            known = (entry for entry in rt.neighbours(link["index"]) if entry.state & NUD_PERMANENT)
+            neighbours = frozenset((entry.address, entry.mac) for entry in known)
+            return msgspec.structs.replace(
+                shapes,
+                inner=_inner(ip, link, loopback),
+                inner_device=link["index"],
+                pins=Pins(forwards=shapes.pins.forwards, neighbours=neighbours),
             )
 
-    inner, neighbours = netns.inside(space, look)
-    pins = Pins(forwards=shapes.pins.forwards, neighbours=neighbours)
-    return msgspec.structs.replace(shapes, inner=inner, pins=pins)
+    return netns.inside(space, look)
 
 
 def _change_neighbours(device: str, remove: Pins, add: Pins) -> None:

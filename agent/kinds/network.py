@@ -106,8 +106,8 @@ class Networks:
         match step:
             case EnsureNamespace():
                 await netns.ensure(names.router_namespace(network))
-            case EnsureDnsmasq(files=files):
-                await self._dnsmasq.ensure(network, files)
+            case EnsureDnsmasq(files=files, device=device):
+                await self._dnsmasq.ensure(network, files, device)
             case ReleaseLeases(leases=leases):
                 await self._dnsmasq.release(network, leases)
             case EnsureMetadataListener():

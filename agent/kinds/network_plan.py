@@ -103,9 +103,10 @@ class ChangePins(NetworkStep, frozen=True):
 
 
 class EnsureDnsmasq(NetworkStep, frozen=True):
-    """dnsmasq runs on these files."""
+    """dnsmasq runs on these files, on the gateway's inner device of that index."""
 
     files: DnsmasqFiles
+    device: int
 
 
 class ReleaseLeases(NetworkStep, frozen=True):
@@ -286,31 +287,20 @@ def _entries(network: Id, ports: Ports, segment: Segment) -> Do[AnyStep] | None:
 def entries_difference(seen: Entries, wanted: Entries) -> tuple[Entries, Entries]:
     """Return what to remove and what to add, so that `wanted` is there and nothing else.
 
-    A MAC whose one destination is another is replaced in place, without a gap; one with several is made anew.
+    A MAC with another destination is replaced in place, without a gap: the kernel allows a unicast MAC only one.
     """
     macs = {mac for mac, _ in wanted.tunnels}
-    many = _repeated(seen.tunnels)
     remove = Entries(
-        tunnels=frozenset((mac, vtep) for mac, vtep in seen.tunnels if mac not in macs or mac in many),
+        tunnels=frozenset((mac, vtep) for mac, vtep in seen.tunnels if mac not in macs),
         forwards=seen.forwards - wanted.forwards,
         neighbours=_unwanted_neighbours(seen.neighbours, wanted.neighbours),
     )
     add = Entries(
-        tunnels=frozenset(
-            (mac, vtep) for mac, vtep in wanted.tunnels if (mac, vtep) not in seen.tunnels or mac in many
-        ),
+        tunnels=wanted.tunnels - seen.tunnels,
         forwards=wanted.forwards - seen.forwards,
         neighbours=wanted.neighbours - seen.neighbours,
     )
     return remove, add
-
-
-def _repeated(pairs: frozenset[tuple[str, str]]) -> set[str]:
-    once: set[str] = set()
-    again: set[str] = set()
-    for first, _ in pairs:
-        (again if first in once else once).add(first)
-    return again
 
 
 def _unwanted_neighbours(
@@ -330,10 +320,11 @@ def _services(doc: NetworkDoc, ports: Ports, seen: Seen, place: Place) -> Do[Any
     network, served = doc.id, seen.served
     directory = place.run_dir / "networks" / network
     files = dhcp.files(doc, ports.local, (*ports.local, *ports.remote), directory)
-    if not served.running or served.conf != files.conf_digest:
-        return Do(EnsureDnsmasq(network=network, files=files), "starting DHCP and DNS")
+    ensure = EnsureDnsmasq(network=network, files=files, device=seen.segment.inner_device)
+    if not served.running or served.conf != files.conf_digest or served.device != ensure.device:
+        return Do(ensure, "starting DHCP and DNS")
     if served.hosts != files.hosts_digest:
-        return Do(EnsureDnsmasq(network=network, files=files), "telling DHCP and DNS of the ports")
+        return Do(ensure, "telling DHCP and DNS of the ports")
     wanted = {Lease(mac=port.mac, address=port.address) for port in ports.local}
     if stale := served.leases - wanted:
         return Do(ReleaseLeases(network=network, leases=stale), f"releasing {len(stale)} leases of gone ports")
