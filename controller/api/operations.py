@@ -109,7 +109,7 @@ class Operations:
         def make() -> Admission:
             return admission.cancel(self._contexts.of(call.caller), self._found(call))
 
-        done, _ = await self._committer.commit(make)
+        done = await self._committer.commit(make)
         return accepted(done, self._store.seen, call.caller)
 
     def _found(self, call: Call) -> Operation:

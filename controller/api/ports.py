@@ -7,10 +7,9 @@ from typing import Protocol
 import msgspec
 
 from common.ids import HostId, Id, RequestId
-from common.kinds.kind import AnyResource
 from common.protocol import AttachConsole, Order
 from controller.kinds.admission import Admission
-from controller.store.rows import Change, Event, Operation
+from controller.store.rows import Change, Event
 from controller.store.working import WorkingSet
 
 
@@ -22,20 +21,6 @@ class Watch(Protocol):
         ...
 
 
-class Committed(Protocol):
-    """What an admission became."""
-
-    @property
-    def resource(self) -> AnyResource:
-        """The resource as stored."""
-        ...
-
-    @property
-    def operation(self) -> Operation:
-        """The operation as stored."""
-        ...
-
-
 class Store(Protocol):
     """The database, and the working set in front of it."""
 
@@ -44,8 +29,8 @@ class Store(Protocol):
         """Every live row, never older than the last answered write."""
         ...
 
-    async def admit(self, admission: Admission) -> Committed:
-        """Commit an admission whole, and return its rows as stored. Raises Conflict where things changed."""
+    async def admit(self, mutation: Admission) -> Admission:
+        """Commit an admission whole, and return it as stored. Raises Conflict where things changed."""
         ...
 
     async def events(

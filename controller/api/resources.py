@@ -10,7 +10,7 @@ from common.kinds.kind import AnyKind, AnyResource, Scope, Verb
 from common.secret import Secret
 from controller.api.body import read_json, refuse_body
 from controller.api.call import Call, Contexts
-from controller.api.ports import Committed, Store
+from controller.api.ports import Store
 from controller.api.query import check_match, list_query, refuse_unknown, require_match, select
 from controller.api.render import answer, etag, names_of, operation_view, resource_view
 from controller.auth.caller import Caller, sees
@@ -51,17 +51,16 @@ class Committer:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def commit(self, make: Callable[[], Admission]) -> tuple[Committed, Secret | None]:
-        """Commit what `make` admits, and return the rows as stored with the secret to show. `make` looks anew at
-        every try, so that a Conflict that stays is one that the caller has to solve."""
+    async def commit(self, make: Callable[[], Admission]) -> Admission:
+        """Commit what `make` admits, and return it as stored. `make` looks anew at every try, so that a Conflict
+        that stays is one that the caller has to solve."""
         for _ in range(TRIES - 1):
             admitted = make()
             try:
-                return await self._store.admit(admitted), admitted.revealed
+                return await self._store.admit(admitted)
             except Conflict as err:
                 log.info("request overtaken, admitted anew", why=err.detail)
-        admitted = make()
-        return await self._store.admit(admitted), admitted.revealed
+        return await self._store.admit(make())
 
 
 class Resources:
@@ -144,8 +143,8 @@ class Resources:
         return await self._accept(call, make)
 
     async def _accept(self, call: Call, make: Callable[[], Admission]) -> web.Response:
-        done, secret = await self._committer.commit(make)
-        return accepted(done, self._store.seen, call.caller, self._shown(done.resource, secret))
+        done = await self._committer.commit(make)
+        return accepted(done, self._store.seen, call.caller, self._shown(done.resource, done.revealed))
 
     def _shown(self, row: AnyResource, secret: Secret | None) -> str:
         """A host's join token carries the authority's fingerprint, so that the host knows whom it may believe."""
@@ -154,7 +153,7 @@ class Resources:
         return f"{secret.reveal()}.{self._fingerprint}" if row.kind == "host" else secret.reveal()
 
 
-def accepted(done: Committed, seen: WorkingSet, caller: Caller, revealed: str = "") -> web.Response:
+def accepted(done: Admission, seen: WorkingSet, caller: Caller, revealed: str = "") -> web.Response:
     """Answer 202: what it is now, and the operation to wait for."""
     body: dict[str, object] = {
         "resource": resource_view(done.resource),

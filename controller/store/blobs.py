@@ -97,11 +97,16 @@ class Blobs:
         if size_bytes > free:
             raise _full(f"the image has {size_bytes} bytes, its disk has {free} left")
 
-    def sweep(self, referenced: Collection[str]) -> tuple[str, ...]:
-        """Remove what no image refers to (digests) and no upload is making; returns the names."""
-        kept = {digest.removeprefix("sha256:") for digest in referenced}
+    async def sweep(self, referenced: Callable[[], Collection[str]]) -> tuple[str, ...]:
+        """Remove what no image refers to and no upload is making; returns the names.
+
+        `referenced` gives the digests that images name. It is asked after the directory was read: an upload that
+        ends in between is named by then, or still held.
+        """
+        paths = await _in_thread(lambda: sorted(self._directory.iterdir()))
+        kept = {digest.removeprefix("sha256:") for digest in referenced()}
         removed = []
-        for path in sorted(self._directory.iterdir()):
+        for path in paths:
             stale = path.name.endswith(part("")) and path.name not in self._parts
             orphan = bool(_HEX.match(path.name)) and path.name not in kept and not self._held[path.name]
             if stale or orphan:

@@ -1,0 +1,141 @@
+"""The API's application: the route table bound to its handlers, behind one door and one mapper of errors."""
+
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+
+from aiohttp import web
+
+from common.clock import Clock, system_clock
+from common.codec import to_json
+from common.ids import Entropy
+from common.kinds.kind import AnyKind
+from controller.api.body import MAX_BODY_BYTES
+from controller.api.call import Call, Contexts, Door, Handler
+from controller.api.events import HEARTBEAT_S, Events
+from controller.api.extras import HostExtras, VmExtras, extras
+from controller.api.health import Health
+from controller.api.metrics import Metrics
+from controller.api.middleware import explain_errors, identify, sign
+from controller.api.openapi import openapi
+from controller.api.operations import Callers, Operations
+from controller.api.ports import Fleet, Readiness, Store
+from controller.api.resources import Resources
+from controller.api.routes import ROUTES, Route
+from controller.api.upload import Upload, hold_back
+from controller.api.waiting import Waiting
+from controller.config import Config
+from controller.store.blobs import Blobs
+
+Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What the API is made of besides its own handlers."""
+
+    store: Store
+    fleet: Fleet
+    blobs: Blobs
+    readiness: Readiness
+    config: Config
+    authority_fingerprint: str
+    """SHA-256 of the authority's certificate, in hex: the second half of every join token."""
+    version: str = version("skerry")
+    clock: Clock = system_clock
+    entropy: Entropy = os.urandom
+    heartbeat_s: float = HEARTBEAT_S
+    """Of an event stream in which nothing happens."""
+
+
+def make_app(parts: Parts) -> web.Application:
+    """Return the application. Every route of the table is bound; a handler that is missing stops the start."""
+    metrics = Metrics(parts.store.seen, parts.readiness, parts.clock)
+    waiting = Waiting()
+    app = web.Application(
+        middlewares=[identify(parts.entropy, metrics), explain_errors], client_max_size=MAX_BODY_BYTES
+    )
+    app.on_response_prepare.append(sign)
+    app.on_shutdown.append(waiting.stop)
+    door = Door(parts.store)
+    bound = _Bound(parts, door, waiting)
+    health = Health(parts.readiness, metrics, door, metrics_open=parts.config.api.metrics_open)
+    open_to_all: Mapping[str, Endpoint] = {
+        "health": health.health,
+        "ready": health.ready,
+        "metrics": health.metrics,
+        "openapi": _openapi(parts.version),
+    }
+    for route in ROUTES:
+        endpoint = open_to_all[route.action] if route.public else _behind(door, route, bound.handler(route))
+        expect = hold_back if route.extra and route.extra.method == "PUT" else None
+        app.router.add_route(route.method, route.path, endpoint, expect_handler=expect)
+    return app
+
+
+def _behind(door: Door, route: Route, handler: Handler) -> Endpoint:
+    async def endpoint(request: web.Request) -> web.StreamResponse:
+        return await handler(door.admit(request, route))
+
+    return endpoint
+
+
+def _openapi(version: str) -> Endpoint:
+    body = to_json(openapi(version))
+
+    async def endpoint(_request: web.Request) -> web.StreamResponse:
+        return web.Response(body=body, content_type="application/json")
+
+    return endpoint
+
+
+class _Bound:
+    """The handlers, made once, found by a route's action."""
+
+    def __init__(self, parts: Parts, door: Door, waiting: Waiting) -> None:
+        store, fleet = parts.store, parts.fleet
+        contexts = Contexts(store, parts.clock, parts.entropy)
+        limit_bytes = parts.config.api.max_image_gib << 30
+        self._resources = Resources(store, contexts, parts.authority_fingerprint)
+        operations = Operations(store, contexts, waiting)
+        self._general: Mapping[str, Handler] = {
+            "whoami": Callers(parts.config.link_url).whoami,
+            "operations.list": operations.list,
+            "operations.show": operations.show,
+            "operations.cancel": operations.cancel,
+            "events": Events(store, door, waiting, parts.heartbeat_s).read,
+        }
+        self._extras = extras(
+            self._resources,
+            HostExtras(store, fleet),
+            Upload(store, contexts, parts.blobs, limit_bytes, parts.entropy),
+            VmExtras(store, fleet, door, waiting),
+        )
+
+    def handler(self, route: Route) -> Handler:
+        """Return the handler of a route. Raises KeyError where there is none."""
+        kind = route.kind
+        if kind is None:
+            return self._general[route.action]
+        if route.extra:
+            return self._extras[kind.name, route.extra.name]
+        if route.verb:
+            return partial(self._resources.verb, kind, route.verb)
+        return partial(self._crud(route), kind)
+
+    def _crud(self, route: Route) -> Callable[[AnyKind, Call], Awaitable[web.StreamResponse]]:
+        match route.action:
+            case "list":
+                return self._resources.list
+            case "create":
+                return self._resources.create
+            case "show":
+                return self._resources.show
+            case "change":
+                return self._resources.change
+            case "delete":
+                return self._resources.delete
+            case _:
+                raise KeyError(route.name)
