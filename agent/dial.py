@@ -67,7 +67,7 @@ class Dialer:
         except TimeoutError as err:
             raise Temporary(f"{self.identity.url} gave no answer in {CONNECT_LIMIT_S:g} s") from err
         except (aiohttp.ClientError, ssl.SSLError, OSError) as err:
-            raise Temporary(f"{self.identity.url} can't be reached: {err}") from err
+            raise Temporary(f"{self.identity.url} can't be reached: {join.network_words(err)}") from err
 
     async def _refusal(self, status: int) -> str:
         """Ask once more in plain HTTP, since a failed upgrade does not show the problem document."""
@@ -90,7 +90,7 @@ class Dialer:
             except TimeoutError as err:
                 raise Temporary(f"image {digest}: no byte for {SILENCE_LIMIT_S:g} s") from err
             except (aiohttp.ClientError, OSError) as err:
-                raise Temporary(f"image {digest} could not be fetched: {err}") from err
+                raise Temporary(f"image {digest} could not be fetched: {join.network_words(err)}") from err
 
     async def _fetch(self, digest: str, file: BinaryIO, progress: Callable[[int], None]) -> None:
         have = file.tell()

@@ -8,6 +8,7 @@ The identity is one file, 0600: header lines (`url:`, `host:`, `name:`), then ke
 in PEM (which TLS libraries read past the headers). One file is replaced in one rename, so there is never half of one.
 """
 
+import os
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -188,6 +189,14 @@ def _told(raw: bytes, status: int, url: str) -> Exception:
     return kind(problem.detail, fix=problem.fix)
 
 
+def network_words(err: Exception) -> str:
+    """Return what a network error means, without the library's own way of putting it."""
+    cause = err.os_error if isinstance(err, aiohttp.ClientConnectorError) else err
+    if isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
+        return os.strerror(cause.errno)
+    return str(cause) or type(cause).__name__
+
+
 @asynccontextmanager
 async def _http(context: ssl.SSLContext) -> AsyncIterator[aiohttp.ClientSession]:
     connector = aiohttp.TCPConnector(ssl=context, force_close=True)
@@ -209,4 +218,4 @@ async def _answer(request: "aiohttp.client._RequestContextManager", url: str) ->
     except TimeoutError as err:
         raise Temporary(f"{url} gave no answer in {LIMIT_S:g} s", fix="check address, port and firewall") from err
     except (aiohttp.ClientError, OSError) as err:
-        raise Temporary(f"{url} can't be reached: {err}", fix="check address, port and firewall") from err
+        raise Temporary(f"{url} can't be reached: {network_words(err)}", fix="check address, port and firewall") from err

@@ -14,7 +14,7 @@ from typing import cast
 
 import msgspec
 import structlog
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WebSocketError, WSCloseCode, WSMsgType, web
 
 from common.clock import Clock, system_clock
 from common.codec import from_json, to_json, to_pack
@@ -274,7 +274,7 @@ async def _next(ws: web.WebSocketResponse) -> Up | str:
             return f"sent what can't be read: {err}"
     if frame.type == WSMsgType.TEXT:
         return "sent text, where every message is binary"
-    if ws.close_code == WSCloseCode.MESSAGE_TOO_BIG:
+    if isinstance(frame.data, WebSocketError) and frame.data.code == WSCloseCode.MESSAGE_TOO_BIG:
         return f"sent a message over the limit of {MAX_MESSAGE_BYTES} bytes"
     cause = ws.exception()
     if isinstance(cause, TimeoutError):
@@ -344,7 +344,11 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 @asynccontextmanager
 async def serve(
-    app: web.Application, context: ssl.SSLContext | None, *, listen: tuple[str, int] | None = None, sock: socket | None = None
+    app: web.Application,
+    context: ssl.SSLContext | None,
+    *,
+    listen: tuple[str, int] | None = None,
+    sock: socket | None = None,
 ) -> AsyncIterator[web.AppRunner]:
     """Serve an application on an address, or on a socket that was handed over, until the block is left.
 
