@@ -125,7 +125,7 @@ def _write(path: Path, url: str, key: ec.EllipticCurvePrivateKey, enrolled: Enro
     parts = (own_key, enrolled.certificate, ca_pem)
     head = f"url: {url}\nhost: {enrolled.host_id}\nname: {enrolled.host_name}\n\n"
     text = head + "".join(part.strip() + "\n" for part in parts)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
     try:
         identity = _parse(text, path)
         certificate = x509.load_pem_x509_certificate(enrolled.certificate.encode())

@@ -131,6 +131,10 @@ class Loop:
         item = self.memory.items.get(report.key)
         return report.done and item is not None and item.gone and item.revision == report.revision
 
+    def told(self, report: Report) -> None:
+        """Take a report that a kind gives in the middle of a step: how far a long one is."""
+        self._hold([report])
+
     # --- reasons to look ----------------------------------------------------------------------------------------
 
     def changed(self, units: Iterable[UnitKey]) -> None:

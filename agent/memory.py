@@ -260,7 +260,7 @@ async def open_memory(path: Path, *, lane: Lane | None = None, faults: Faults | 
 
 
 def _open(path: Path) -> tuple[sqlite3.Connection, _View]:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
     path.touch(mode=0o600)
     database = sqlite3.connect(path, check_same_thread=False)
     database.execute("PRAGMA journal_mode = WAL")

@@ -339,7 +339,9 @@ class Bench:
         """A websocket without an agent behind it."""
         async with (
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=identity.context())) as http,
-            http.ws_connect(f"{identity.url}/link", compress=0, max_msg_size=0) as ws,
+            http.ws_connect(
+                f"{identity.url}/link", compress=0, max_msg_size=0, timeout=aiohttp.ClientWSTimeout(ws_close=0.2)
+            ) as ws,
         ):
             yield ws
 

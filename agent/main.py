@@ -1,0 +1,220 @@
+"""The `skerry-agent` command: reads the configuration, wires everything, and nothing else does."""
+
+import asyncio
+import fcntl
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+import structlog
+import uvloop
+
+from agent import config as configuration
+from agent import join as joining
+from agent.config import Config
+from agent.console import Consoles
+from agent.dial import Dialer
+from agent.drivers.images import ImageCache
+from agent.drivers.libvirt import Libvirt
+from agent.host import CachedInventory, Documents, HostOrders
+from agent.inventory import find_place
+from agent.kinds.domain import Domains
+from agent.kinds.network import Networks
+from agent.kinds.volume import Volumes
+from agent.link import Host, Link
+from agent.loop import Loop
+from agent.memory import open_memory
+from agent.outbox import Outbox
+from agent.telemetry import Telemetry
+from common.clock import system_clock
+from common.documents import Report
+from common.errors import Conflict, Invalid, SkerryError
+from common.faults import Faults
+from common.ids import HostId, Id
+from common.log import configure
+from common.sockets import notify
+
+log = structlog.get_logger(__name__)
+
+EVICT_EVERY_S = 600.0
+
+
+@click.group()
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=configuration.DEFAULT_PATH,
+    show_default=True,
+    help="Configuration file (TOML).",
+)
+@click.version_option(package_name="skerry")
+@click.pass_context
+def main(context: click.Context, config_path: Path) -> None:
+    """Run this machine as a host of a Skerry cloud."""
+    with _errors_in_words():
+        context.obj = configuration.load(config_path)
+    configure(level=context.obj.log.level)
+
+
+@main.command()
+@click.argument("url")
+@click.argument("token")
+@click.option("--force", is_flag=True, help="Join anew, in place of an earlier join.")
+@click.pass_obj
+def join(config: Config, url: str, token: str, *, force: bool) -> None:
+    """Join the controller at URL with a one-time TOKEN (`-`: read it from standard input)."""
+    with _errors_in_words():
+        text = sys.stdin.readline() if token == "-" else token  # noqa: S105 - a dash
+        identity = uvloop.run(joining.join(url, text, config.identity_path, force=force))
+    click.echo(f"joined {identity.url} as {identity.name} ({identity.host})")
+
+
+@main.command()
+@click.pass_obj
+def run(config: Config) -> None:
+    """Run the agent until SIGTERM or SIGINT. Guests and their networks go on without it."""
+    with _errors_in_words():
+        uvloop.run(_run(config))
+
+
+async def _run(config: Config) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        await _start(config, stack)
+        notify("READY=1", os.environ)
+        log.info("agent started", version=version("skerry"))
+        await stop.wait()
+        notify("STOPPING=1", os.environ)
+        log.info("agent stops; guests and networks go on")
+
+
+async def _start(config: Config, stack: AsyncExitStack) -> None:
+    """Build everything and start its tasks; leaving the stack ends them and closes what was opened."""
+    stack.enter_context(_alone(config.state_dir))
+    identity = joining.load(config.identity_path)
+    vtep = config.underlay.address or _address_towards(identity.url)
+    place = await asyncio.to_thread(find_place, config.state_dir, config.pool_path)
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    memory = await open_memory(config.memory_path)
+    stack.push_async_callback(memory.close)
+    dialer = await stack.enter_async_context(Dialer(identity))
+    documents, outbox, faults = Documents(memory, identity.host), Outbox(), Faults()
+
+    # Libvirt and the kinds tell the loop what moved, and the loop is made of them.
+    def moved(vm: Id) -> None:
+        for unit in documents.units_of_machine(vm):
+            loop.poke(unit)
+
+    def all_moved() -> None:
+        loop.poke_all()
+
+    def told(report: Report) -> None:
+        loop.told(report)
+
+    hypervisor = await stack.enter_async_context(
+        Libvirt(config.libvirt.uri, run_dir=config.run_dir, on_event=moved, on_connected=all_moved)
+    )
+    images = ImageCache(place.images, dialer.fetch, faults)
+    volumes = Volumes(place, images, hypervisor, report=told, clock=system_clock, faults=faults)
+    domains = Domains(place, images, hypervisor, announce=outbox.event, clock=system_clock, faults=faults)
+    networks = _networks(config, identity.host, vtep, documents, faults)
+    stack.push_async_callback(networks.close)
+    kinds = (networks, volumes, domains)
+    loop = Loop(memory=memory, kinds=kinds, sink=outbox.report, faults=faults)
+    host = Host(
+        version=version("skerry"),
+        inventory=CachedInventory(place, vtep).take,
+        metrics=Telemetry(place, hypervisor, system_clock).sample,
+        orders=HostOrders(Consoles(place, hypervisor), kinds),
+    )
+    link = Link(dialer=dialer, memory=memory, loop=loop, outbox=outbox, host=host)
+    await stack.enter_async_context(
+        _tasks(loop.run(), hypervisor.watch(), link.run(), dialer.keep_certificate_fresh(), _evict(volumes, documents))
+    )
+
+
+def _networks(config: Config, host: HostId, vtep: str, documents: Documents, faults: Faults) -> Networks:
+    return Networks(
+        host_id=host,
+        underlay=vtep,
+        run_dir=config.run_dir,
+        lookup=documents.guest_at,
+        owner_of_mac=documents.owner_of_mac,
+        faults=faults,
+    )
+
+
+async def _evict(volumes: Volumes, documents: Documents) -> None:
+    """Keep the image cache to what is used."""
+    while True:
+        await asyncio.sleep(EVICT_EVERY_S)
+        try:
+            await volumes.evict(documents.images())
+        except Exception:
+            log.exception("image cache not cleaned", again_in_s=EVICT_EVERY_S)
+
+
+@asynccontextmanager
+async def _tasks(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Own these tasks: they end with the block, and the block with the first of them that fails."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(each) for each in work]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+@contextmanager
+def _alone(state_dir: Path) -> Iterator[None]:
+    """Hold the state directory's lock: two agents over one memory would fight over every guest."""
+    state_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
+    with (state_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            raise Conflict(
+                f"another agent runs on {state_dir}", fix="stop it first, or give this one another [agent] state_dir"
+            ) from err
+        yield
+
+
+def _address_towards(url: str) -> str:
+    """Return the source address of the route to the controller. No packet is sent."""
+    parts = urlsplit(url)
+    try:
+        (family, _, _, _, address), *_ = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_DGRAM)
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(address)
+            return str(probe.getsockname()[0])
+    except OSError as err:
+        raise Invalid(
+            f"no address for tunnels can be found: there is no route to {parts.hostname} ({err})",
+            fix="set [underlay] address to the one that other hosts reach this machine by",
+        ) from err
+
+
+@contextmanager
+def _errors_in_words() -> Iterator[None]:
+    """End the command with what is wrong and the way out; a bug keeps its traceback."""
+    try:
+        yield
+    except SkerryError as err:
+        click.echo(f"error: {err.detail}" + (f"\nfix:   {err.fix}" if err.fix else ""), err=True)
+        raise SystemExit(1) from err
+
+
+if __name__ == "__main__":
+    main()
