@@ -127,9 +127,8 @@ class Lab:
                 COMMAND.unlink()
             shutil.rmtree(self.layout.folder, ignore_errors=True)
             if left := traces(self.layout):
-                raise Temporary(
-                    f"lab {self.name!r} is not wholly gone: " + "; ".join(left), fix="run `make down` again"
-                )
+                raise Temporary(f"lab {self.name!r} is not wholly gone: {'; '.join(left)}", fix="run `make down` again")
+            (self.layout.folder.parent / f".{self.name}.lock").unlink(missing_ok=True)
         _remove_netns_folder(self.layout)
 
     def stop(self) -> None:
