@@ -37,6 +37,8 @@ _TOKEN_TTL = "x-aws-ec2-metadata-token-ttl-seconds"  # noqa: S105 - a header's n
 
 _CONNECTIONS = 256
 """Open at once per network: a tenant can spend its own network's share, and nobody else's."""
+_CONNECTION_S = 60.0
+"""No connection lives longer: a guest that was cut off never closes its own."""
 _BACKLOG = 64
 _PIN_TIMEOUT_S = 10.0
 
@@ -313,7 +315,11 @@ class MetadataService:
         handler = web.Server(self._handler(network), access_log=None)
 
         def connect() -> asyncio.Protocol:
-            return handler() if len(handler.connections) < _CONNECTIONS else _Refuser()
+            if len(handler.connections) >= _CONNECTIONS:
+                return _Refuser()
+            connection = handler()
+            asyncio.get_running_loop().call_later(_CONNECTION_S, connection.force_close)
+            return connection
 
         bound.setblocking(False)
         server = await asyncio.get_running_loop().create_server(connect, sock=bound, backlog=_BACKLOG)
