@@ -15,7 +15,7 @@ import msgspec
 from common.codec import convert
 from common.errors import FieldError, Invalid
 
-LISTEN_PATTERN = r"^(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]*):\d{1,5}$"
+LISTEN_PATTERN = r"^(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]*):\d{1,5}$(?!\n)"
 
 Listen = Annotated[str, msgspec.Meta(pattern=LISTEN_PATTERN)]
 
@@ -69,7 +69,7 @@ class LinkSection(Section, frozen=True):
     url: Annotated[
         str,
         msgspec.Meta(
-            pattern=r"^(?:https://[^/\s]+)?$",
+            pattern=r"^(?:https://[^/\s]+)?$(?!\n)",
             description="the address as hosts reach it, shown with join tokens; empty: made from `names` and the port",
         ),
     ] = ""

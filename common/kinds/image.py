@@ -21,7 +21,9 @@ class ImageSpec(Spec, frozen=True):
     public: Annotated[bool, msgspec.Meta(description="whether every project may use it (operators only)")] = False
     digest: Annotated[
         str,
-        msgspec.Meta(pattern=r"^(?:sha256:[0-9a-f]{64})?$", description="of the bytes as uploaded; empty until then"),
+        msgspec.Meta(
+            pattern=r"^(?:sha256:[0-9a-f]{64})?$(?!\n)", description="of the bytes as uploaded; empty until then"
+        ),
         ServerSet(),
     ] = ""
     size_bytes: Annotated[int, msgspec.Meta(ge=0, description="the file's size"), ServerSet()] = 0

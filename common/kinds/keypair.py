@@ -14,7 +14,7 @@ class KeypairSpec(Spec, frozen=True):
         str,
         msgspec.Meta(
             pattern=r"^(?:ssh-(?:ed25519|rsa)|ecdsa-sha2-nistp(?:256|384|521)|sk-[a-z0-9@.-]+)"
-            r" [A-Za-z0-9+/=]+(?: [^\n]*)?$",
+            r" [A-Za-z0-9+/=]+(?: [^\n]*)?$(?!\n)",
             max_length=16384,
             description="one line as in id_ed25519.pub",
             examples=["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIG9w me@desk"],

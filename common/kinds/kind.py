@@ -34,10 +34,11 @@ class Scope(StrEnum):
 SYSTEM_PROJECT = "system"
 """Tokens of this project speak for the cloud's operators: admin here is admin everywhere."""
 
+# `$` alone would let one newline pass at the end (Python's re), and a name goes into other programs' files.
 Name = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"^[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?$",
+        pattern=r"^[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?$(?!\n)",
         max_length=63,
         description="lower-case letters, digits and dashes, a letter first: it is a host name",
         examples=["web"],
@@ -46,7 +47,7 @@ Name = Annotated[
 
 Labels = Annotated[
     dict[
-        Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9](?:[a-z0-9._/-]{0,61}[a-z0-9])?$", max_length=63)],
+        Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9](?:[a-z0-9._/-]{0,61}[a-z0-9])?$(?!\n)", max_length=63)],
         Annotated[str, msgspec.Meta(max_length=255)],
     ],
     msgspec.Meta(max_length=64, description="free key=value pairs to filter by"),

@@ -13,7 +13,7 @@ class NetworkSpec(Spec, frozen=True):
     cidr: Annotated[
         str,
         msgspec.Meta(
-            pattern=r"^\d{1,3}(?:\.\d{1,3}){3}/\d{1,2}$",
+            pattern=r"^\d{1,3}(?:\.\d{1,3}){3}/\d{1,2}$(?!\n)",
             description="the subnet, /16 to /29; the first address is the gateway",
             examples=["10.20.0.0/24"],
         ),

@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_GIVEN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+_GIVEN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _QUIET = ("/healthz", "/readyz", "/metrics")
 _RETRY_AFTER_S = 2
 
@@ -42,7 +42,7 @@ def identify(entropy: Entropy, metrics: Metrics) -> Middleware:
     @web.middleware
     async def middleware(request: web.Request, handler: Next) -> web.StreamResponse:
         given = request.headers.get("X-Request-Id", "")
-        identity = RequestId(given) if _GIVEN_ID.match(given) else new_request_id(entropy)
+        identity = RequestId(given) if _GIVEN_ID.fullmatch(given) else new_request_id(entropy)
         request[REQUEST_ID] = identity
         began = time.perf_counter()
         with bound_contextvars(request=identity):

@@ -12,8 +12,8 @@ from common.kinds.kind import AnyResource
 
 LIST_DEFAULT, LIST_MOST = 100, 1000
 
-_CURSOR = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,254}(?:,[a-z]+-[0-9a-z]{12})?$")
-_LABEL = re.compile(r"^(?P<key>[a-z0-9](?:[a-z0-9._/-]{0,61}[a-z0-9])?)=(?P<value>.{0,255})$", re.DOTALL)
+_CURSOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}(?:,[a-z]+-[0-9a-z]{12})?")
+_LABEL = re.compile(r"(?P<key>[a-z0-9](?:[a-z0-9._/-]{0,61}[a-z0-9])?)=(?P<value>.{0,255})", re.DOTALL)
 
 
 class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,14 +78,14 @@ def _matches(row: AnyResource, wanted: ListQuery) -> bool:
 def _cursor(text: str) -> tuple[str, str]:
     if not text:
         return "", ""
-    if not _CURSOR.match(text):
+    if not _CURSOR.fullmatch(text):
         raise bad("after", f"{text[:80]!r} is no cursor", "give what the page before showed as `next`, or a name")
     name, _, identity = text.partition(",")
     return name, identity
 
 
 def _label(text: str) -> tuple[str, str]:
-    found = _LABEL.match(text)
+    found = _LABEL.fullmatch(text)
     if found is None:
         raise bad("label", f"{text[:80]!r} is no label filter", "write label=key=value, such as label=env=test")
     return found["key"], found["value"]

@@ -8,7 +8,7 @@ from common.secret import digest_of
 from controller.auth.caller import Caller
 from controller.store.working import WorkingSet
 
-_BEARER = re.compile(r"^Bearer +(?P<token>skt_[0-9a-f]{64})$", re.IGNORECASE)
+_BEARER = re.compile(r"Bearer +(?P<token>skt_[0-9a-f]{64})", re.IGNORECASE)
 
 HOW = "send the header `Authorization: Bearer skt_…`; an admin of the project makes tokens: skerry token create NAME"
 
@@ -20,7 +20,7 @@ def authenticate(header: str | None, seen: WorkingSet, request: RequestId) -> Ca
     """
     if not header:
         raise Unauthenticated("the request carries no token", fix=HOW)
-    form = _BEARER.match(header.strip())
+    form = _BEARER.fullmatch(header.strip())
     if form is None:
         raise Unauthenticated("the Authorization header holds no token of Skerry's form", fix=HOW)
     token = seen.token(digest_of(form["token"].lower()))

@@ -15,7 +15,7 @@ from common.ids import Entropy, Revision, new_id
 from common.kinds import kind_named
 from common.kinds.kind import AnyKind, AnyResource, Labels, Name, Resource, Scope, Spec, Verb, fields
 from common.secret import Secret, new_token
-from controller.auth.caller import Caller
+from controller.auth.caller import Caller, sees
 from controller.kinds.planners import planner_of
 from controller.store.rows import Event, Operation
 from controller.store.working import WorkingSet
@@ -140,9 +140,7 @@ def delete(context: Context, row: AnyResource) -> Admission:
         )
     wanted = [user for user in context.seen.users(row.id) if user.deleted_at is None]
     if wanted:
-        named = ", ".join(f"{user.kind} {user.name}" for user in wanted[:5])
-        more = f" and {len(wanted) - 5} more" if len(wanted) > 5 else ""
-        raise Conflict(f"{row.kind} {row.name} is used by {named}{more}", fix="delete those first")
+        raise Conflict(f"{row.kind} {row.name} is used by {_users(wanted, context.caller)}", fix="delete those first")
     planner_of(row.kind).admit_delete(row, context.seen)
     if row.deleted_at is not None:
         after = row
@@ -247,6 +245,17 @@ def event_of(context: Context, action: str, row: AnyResource, was: AnyResource |
 def _refuse_deleting(row: AnyResource) -> None:
     if row.deleted_at is not None:
         raise Conflict(f"{row.kind} {row.name} is being deleted", fix="wait until it is gone, then make a new one")
+
+
+def _users(wanted: list[AnyResource], caller: Caller) -> str:
+    """Name the users of a thing, and count those whose names are not the caller's to know (of a public image)."""
+    known = [f"{user.kind} {user.name}" for user in wanted if sees(caller, user)]
+    parts = known[:5]
+    if len(known) > 5:
+        parts.append(f"{len(known) - 5} more")
+    if others := len(wanted) - len(known):
+        parts.append(f"{others} of other projects")
+    return ", ".join(parts)
 
 
 def _taken(kind: AnyKind, taken: AnyResource) -> str:

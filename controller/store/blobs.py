@@ -28,8 +28,8 @@ CHUNK_BYTES = 1024 * 1024
 STALL_S = 60.0
 """An upload that gives no byte for so long is ended."""
 
-_DIGEST = re.compile(r"^sha256:(?P<hex>[0-9a-f]{64})$")
-_HEX = re.compile(r"^[0-9a-f]{64}$")
+_DIGEST = re.compile(r"sha256:(?P<hex>[0-9a-f]{64})")
+_HEX = re.compile(r"[0-9a-f]{64}")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,7 +58,7 @@ class Blobs:
 
     def path_of(self, digest: str) -> Path | None:
         """Return the file with this digest, None where there is none."""
-        form = _DIGEST.match(digest)
+        form = _DIGEST.fullmatch(digest)
         path = self._directory / form["hex"] if form else None
         return path if path and path.is_file() else None
 
@@ -108,7 +108,7 @@ class Blobs:
         removed = []
         for path in paths:
             stale = path.name.endswith(part("")) and path.name not in self._parts
-            orphan = bool(_HEX.match(path.name)) and path.name not in kept and not self._held[path.name]
+            orphan = bool(_HEX.fullmatch(path.name)) and path.name not in kept and not self._held[path.name]
             if stale or orphan:
                 path.unlink(missing_ok=True)
                 removed.append(path.name)
