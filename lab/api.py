@@ -86,10 +86,10 @@ class Api:
             self._call("PUT", path, body, kind="application/octet-stream", size=file.stat().st_size)
 
     def text(self, path: str) -> str:
-        """Return a plain text, such as a VM's serial log; empty where there is none yet."""
+        """Return a plain text, such as a VM's serial log; empty where there is none yet or it can't be had now."""
         try:
             return self._call("GET", path).decode(errors="replace")
-        except NotFound:
+        except (NotFound, Refusal):
             return ""
 
     def answers(self) -> bool:

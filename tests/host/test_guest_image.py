@@ -201,7 +201,7 @@ def test_a_guest_gets_its_address_metadata_key_and_runs_its_user_data(boot: Call
     assert "10.9.0.0/16 via 10.20.0.1 dev eth0" in seen
     assert f"\n{KEY}\n" in seen
     assert re.search(r"known\.test\nAddress: 10\.20\.0\.1", seen)
-    assert "hello from web (10.20.0.5/24 )" in seen
+    assert "hello from web (10.20.0.5/24)" in seen
     assert "1 received" in run(["ip", "netns", "exec", network, "ping", "-c1", "-W5", "10.20.0.5"])
 
 
