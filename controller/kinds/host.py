@@ -9,7 +9,7 @@ from common.kinds.kind import AnyResource
 from common.protocol import Inventory
 from common.secret import Secret, digest_of
 from controller.kinds.outcome import Do, Done, Outcome, Wait
-from controller.kinds.plain import silence
+from controller.kinds.plain import going, silence
 from controller.store.rows import Capacity, Enrolment
 from controller.store.working import WorkingSet
 from controller.store.writes import AnyWrite, Forget, ForgetHost, PutEnrolment, SetCapacity
@@ -55,10 +55,12 @@ def plan(row: AnyResource, seen: WorkingSet, now: float) -> Outcome:
 def _plan_delete(row: AnyResource, seen: WorkingSet, host: HostId) -> Outcome:
     if seen.enrolment(host) or seen.capacity(host) or any(True for _ in seen.documents(host)):
         return Do(writes=(ForgetHost(host=host),), say="forgetting what is on it")
-    users = (*seen.users(row.id), *(seen.get(one.owner) for one in seen.placed_on(host)))
-    left = sorted({user.name for user in users if user})
-    if left:
-        message = f"until {', '.join(left[:5])} is gone"
+    users = {user.id: user for user in seen.users(row.id)}
+    for placement in seen.placed_on(host):
+        if owner := seen.get(placement.owner):
+            users[owner.id] = owner
+    if users:
+        message = f"until {going(row, tuple(users.values()))} is gone"
         return Wait(status=HostStatus(state="deleting", message=message), message=message, seconds=5)
     return Do(writes=(Forget(resource=row.id),), say="forgetting the host")
 

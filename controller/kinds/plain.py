@@ -1,5 +1,7 @@
 """What planners of kinds share: waiting for the last user, and words about hosts."""
 
+from collections.abc import Sequence
+
 from common.clock import iso
 from common.ids import HostId
 from common.kinds.kind import AnyResource, Status
@@ -20,8 +22,21 @@ def wait_for_users(row: AnyResource, seen: WorkingSet) -> Wait | None:
     users = seen.users(row.id)
     if not users:
         return None
-    message = f"used until {', '.join(f'{user.kind} {user.name}' for user in users[:5])} is gone"
+    message = f"used until {going(row, users)} is gone"
     return Wait(status=Status(state="deleting", message=message), message=message, seconds=5)
+
+
+def going(row: AnyResource, users: Sequence[AnyResource]) -> str:
+    """Name what a thing waits for. Its status is read by all who see the thing: other projects' names stay out."""
+    own = [f"{user.kind} {user.name}" for user in users if user.project == row.project]
+    others = len(users) - len(own)
+    more = len(own) - 5
+    parts = [
+        *own[:5],
+        *([f"{more} more"] if more > 0 else []),
+        *([f"{others} of other projects" if row.project else f"{others} of projects"] if others else []),
+    ]
+    return ", ".join(parts)
 
 
 def silence(seen: WorkingSet, host: HostId) -> str:
