@@ -122,9 +122,7 @@ async def _start(config: Config, stack: AsyncExitStack) -> None:
     def told(report: Report) -> None:
         loop.told(report)
 
-    hypervisor = await stack.enter_async_context(
-        Libvirt(config.libvirt.uri, run_dir=config.run_dir, on_event=moved, on_connected=all_moved)
-    )
+    hypervisor = await stack.enter_async_context(Libvirt(config.libvirt.uri, on_event=moved, on_connected=all_moved))
     images = ImageCache(place.images, dialer.fetch, faults)
     volumes = Volumes(place, images, hypervisor, report=told, clock=system_clock, faults=faults)
     domains = Domains(place, images, hypervisor, announce=outbox.event, clock=system_clock, faults=faults)

@@ -175,6 +175,10 @@ def _finish(done: "asyncio.Future[Any]", result: Any, error: BaseException | Non
         done.set_exception(error)
 
 
+RUN_DIR = Path("/run/libvirt/qemu")
+"""Where libvirtd keeps QEMU's pid files: compiled in, and in nobody's configuration."""
+
+
 class Libvirt:
     """The hypervisor of this host (see `agent.drivers.hypervisor.Hypervisor` for what each verb promises).
 
@@ -186,7 +190,7 @@ class Libvirt:
         self,
         uri: str,
         *,
-        run_dir: Path,
+        run_dir: Path = RUN_DIR,
         on_event: Callable[[Id], None],
         on_connected: Callable[[], None],
         actors: int = 4,
