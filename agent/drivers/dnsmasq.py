@@ -10,6 +10,7 @@ import asyncio
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -75,10 +76,12 @@ class Dnsmasq:
         )
 
     def networks(self) -> tuple[Id, ...]:
-        """Return the networks that have a directory here, orphans included."""
-        if not self._root.exists():
-            return ()
-        owners = (names.owner_of(entry.name) for entry in sorted(self._root.iterdir()))
+        """Return the networks that have a directory or a process here, orphans included."""
+        found = {entry.name for entry in self._root.iterdir()} if self._root.exists() else set()
+        mark = f"--conf-file={self._root}/"
+        for proc in _processes():
+            found |= {Path(word).parent.name for word in _words(proc) if word.startswith(mark)}
+        owners = (names.owner_of(name) for name in sorted(found))
         return tuple(owner for owner in owners if owner is not None)
 
     async def ensure(self, network: Id, files: DnsmasqFiles, device: int) -> None:
@@ -170,17 +173,27 @@ class Dnsmasq:
         recorded = _text(self.directory(network) / "dnsmasq.pid").strip()
         if recorded.isdigit() and (found := _examine(int(recorded), mark, space)) is not None:
             return found
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and (found := _examine(int(entry.name), mark, space)) is not None:
-                return found
-        return None
+        examined = (_examine(int(proc.name), mark, space) for proc in _processes())
+        return next((found for found in examined if found is not None), None)
+
+
+def _processes() -> Iterator[Path]:
+    return (entry for entry in Path("/proc").iterdir() if entry.name.isdigit())
+
+
+def _words(proc: Path) -> list[str]:
+    """Return the command line of a process; empty for a zombie and for one that has gone."""
+    try:
+        return (proc / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []
 
 
 def _examine(pid: int, mark: str, space: int | None) -> _Process | None:
     """Return the process if it is a living dnsmasq with our mark. A zombie has no command line left."""
     proc = Path("/proc") / str(pid)
     try:
-        words = (proc / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        words = _words(proc)
         if mark not in words or Path(words[0]).name != "dnsmasq":
             return None
         started = int((proc / "stat").read_text().rpartition(")")[2].split()[19])

@@ -145,9 +145,9 @@ def test_a_guest_gets_its_address_names_and_metadata(host: NamespaceHost, world:
     assert "10.20.0" not in web.run("busybox", "nslookup", "-type=a", "debian.org", "10.20.0.1", check=False).replace(
         "10.20.0.1", ""
     )
-    assert web.curl("http://169.254.169.254/latest/meta-data/instance-id") == (200, world.web.vm)
-    assert web.curl("http://169.254.169.254/2009-04-04/user-data") == (200, "#cloud-config\n# web\n")
-    key = web.curl("http://169.254.169.254/latest/meta-data/public-keys/0/openssh-key")
+    assert web.fetch("http://169.254.169.254/latest/meta-data/instance-id") == (200, world.web.vm)
+    assert web.fetch("http://169.254.169.254/2009-04-04/user-data") == (200, "#cloud-config\n# web\n")
+    key = web.fetch("http://169.254.169.254/latest/meta-data/public-keys/0/openssh-key")
     assert key == (200, "ssh-ed25519 AAAA me")
 
 
@@ -161,7 +161,7 @@ def test_a_stranger_on_the_bridge_gets_neither_address_nor_metadata(host: Namesp
     stranger.run("ip", "addr", "add", "10.20.0.99/24", "dev", "eth0")
     stranger.run("ip", "link", "set", "eth0", "up")
     stranger.run("ip", "route", "add", "default", "via", "10.20.0.1")
-    status, body = stranger.curl("http://169.254.169.254/latest/meta-data/")
+    status, body = stranger.fetch("http://169.254.169.254/latest/meta-data/")
     assert (status, "instance-id" in body) == (404, False)
 
 
@@ -181,7 +181,7 @@ def test_a_guest_that_borrows_an_address_reads_nothing(
     thief.run("ip", "link", "set", "eth0", "up")
     thief.run("ip", "route", "add", "default", "via", "10.20.0.1")
     for path in ("meta-data/instance-id", "user-data"):
-        status, body = thief.curl(f"http://169.254.169.254/latest/{path}", "-m", "2")
+        status, body = thief.fetch(f"http://169.254.169.254/latest/{path}", timeout_s=2)
         assert status in {0, 404}, body
         assert world.web.vm not in body
         assert "cloud-config" not in body
@@ -196,7 +196,7 @@ def test_services_answer_again_after_the_agent_was_killed(host: NamespaceHost, w
     answer = host.settle(world.network.id, world.items)
     assert answer.steps == ("ChangePins", "EnsureMetadataListener")
     assert host.run("pidof", "dnsmasq") == before
-    assert web.curl("http://169.254.169.254/latest/meta-data/local-ipv4") == (200, "10.20.0.5")
+    assert web.fetch("http://169.254.169.254/latest/meta-data/local-ipv4") == (200, "10.20.0.5")
 
 
 def test_a_new_port_reaches_dhcp_and_dns_without_a_restart(host: NamespaceHost, world: World) -> None:
@@ -280,8 +280,17 @@ def test_drift_is_repaired_by_the_next_turn(host: NamespaceHost, world: World, a
     assert fdb.count("dst") == 1
     assert f"{world.db.mac} dst {VTEP_B} self" in fdb
     assert web.dhcp()["ip"] == "10.20.0.5"
-    assert web.curl("http://169.254.169.254/latest/meta-data/instance-id") == (200, world.web.vm)
+    assert web.fetch("http://169.254.169.254/latest/meta-data/instance-id") == (200, world.web.vm)
     assert len(host.run("pidof", "dnsmasq").split()) == 1
+
+
+def test_a_dnsmasq_without_its_directory_is_found_and_ended(host: NamespaceHost, world: World) -> None:
+    host.settle(world.network.id, world.items)
+    host.sh(f"rm -r /run/skerry/networks/{world.network.id}")
+    found = [found for found in host.survey().found if found.what == "dnsmasq"]
+    assert [(one.owner, one.detail) for one in found] == [(world.network.id, "running")]
+    assert host.settle(world.network.id, world.tombstones).settled
+    assert_nothing_left(host)
 
 
 def test_a_tombstoned_network_leaves_nothing(host: NamespaceHost, world: World) -> None:
