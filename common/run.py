@@ -1,6 +1,7 @@
 """The one place that starts processes: a list of words, a timeout, and a line that can be pasted when it fails."""
 
 import asyncio
+import contextlib
 import shlex
 from collections.abc import Sequence
 
@@ -37,7 +38,8 @@ async def run(argv: Sequence[str], *, timeout_s: float = 30, stdin: bytes | None
     try:
         out, error = await asyncio.wait_for(process.communicate(stdin), timeout_s)
     except (TimeoutError, asyncio.CancelledError) as err:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):  # it ended just now
+            process.kill()
         await process.wait()
         if isinstance(err, asyncio.CancelledError):
             raise

@@ -28,6 +28,9 @@ Progress = Callable[[int], None]
 Fetch = Callable[[str, Path, Progress], Awaitable[None]]
 """Brings the bytes of a digest (`sha256:…`) into a file that does not exist yet. Raises Temporary where it can't."""
 
+MOST_AT_ONCE = 4
+"""Fetches share the link, and each holds up a turn of the loop."""
+
 ROOM_TO_LEAVE_BYTES = 256 << 20
 KEEP_UNUSED_S = 3600.0
 
@@ -39,6 +42,10 @@ class CachedImage(msgspec.Struct, frozen=True, kw_only=True):
     """An image as the cache has it: ready, refused, or neither (not here yet)."""
 
     ready: bool = False
+    arrived_bytes: int | None = None
+    """Of one that is being fetched just now."""
+    crowded: bool = False
+    """As many others are being fetched as may be at once."""
     refused: str = ""
     """Why it can't be used."""
     disk_bytes: int = 0
@@ -75,14 +82,23 @@ class ImageCache:
     def __init__(self, directory: Path, fetch: Fetch, faults: Faults) -> None:
         self._directory, self._fetch, self._faults = directory, fetch, faults
         self._building: dict[str, asyncio.Lock] = {}
-        self._listeners: dict[str, list[Progress]] = {}
+        self._arrived: dict[str, int] = {}
 
     def path(self, image: ImageRef) -> Path:
         """Return where a disk image lies."""
         return self._directory / _digits(image)
 
     def look(self, image: ImageRef) -> CachedImage:
-        """Return what the cache has of an image."""
+        """Return what the cache has of an image, and what it is about."""
+        arrived = self._arrived.get(_digits(image))
+        if arrived is not None:
+            return CachedImage(arrived_bytes=arrived)
+        found = self._on_disk(image)
+        if found.ready or found.refused:
+            return found
+        return CachedImage(crowded=len(self._arrived) >= MOST_AT_ONCE)
+
+    def _on_disk(self, image: ImageRef) -> CachedImage:
         try:
             return CachedImage(refused=self._refusal(image).read_text())
         except FileNotFoundError:
@@ -121,35 +137,32 @@ class ImageCache:
 
         Raises Temporary when it could not be fetched, arrived damaged, or there is no room for it.
         """
-        listeners = self._listeners.setdefault(_digits(image), [])
-        listeners.append(progress)
-        try:
-            async with self._alone(_digits(image)):
-                found = await asyncio.to_thread(self.look, image)
-                if not found.ready and not found.refused:
-                    await self._bring(image, listeners)
-        finally:
-            listeners.remove(progress)
+        async with self._alone(_digits(image)):
+            found = await asyncio.to_thread(self._on_disk, image)
+            if not found.ready and not found.refused:
+                await self._bring(image, progress)
 
     @asynccontextmanager
     async def _alone(self, digits: str) -> AsyncIterator[None]:
         lock = self._building.setdefault(digits, asyncio.Lock())
+        self._arrived.setdefault(digits, 0)
         try:
             async with lock:
                 yield
         finally:
+            self._arrived.pop(digits, None)
             if not lock.locked():
                 self._building.pop(digits, None)
 
-    async def _bring(self, image: ImageRef, listeners: list[Progress]) -> None:
+    async def _bring(self, image: ImageRef, progress: Progress) -> None:
         part = self.path(image).with_name(names.part(_digits(image)))
         await asyncio.to_thread(self._make_room, image, part)
 
         def tell(arrived: int) -> None:
             if arrived > image.size_bytes:
                 raise Temporary(f"image {image.digest} is longer than its {image.size_bytes} bytes")
-            for listener in listeners:
-                listener(arrived)
+            self._arrived[_digits(image)] = arrived
+            progress(arrived)
 
         await self._fetch(image.digest, part, tell)
         self._faults.reached("volume.image-fetched")

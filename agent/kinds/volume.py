@@ -16,6 +16,7 @@ from agent.kinds.volume_plan import (
     RemoveDisk,
     VolumeStep,
     VolumeView,
+    fetching,
     needs_users,
     plan,
 )
@@ -109,10 +110,7 @@ class Volumes:
             if percent == shown:
                 return
             shown = percent
-            message = f"fetching the image: {arrived >> 20} of {step.image.size_bytes >> 20} MiB"
-            self._report(
-                Report(key=step.key, revision=step.revision, done=False, message=message, progress=percent / 100)
-            )
+            self._report(fetching(step.key, step.revision, step.image, arrived))
 
         return tell
 

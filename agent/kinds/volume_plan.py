@@ -92,6 +92,8 @@ def plan(wish: Wish, seen: VolumeView, _now: float) -> Outcome:
     if doc.image is not None:
         if seen.image.refused:
             return _stuck(item, doc, f"{seen.image.refused}; upload a good image and make the volume from that")
+        if seen.image.arrived_bytes is not None or seen.image.crowded:
+            return _wait_for_image(item, doc.image, seen.image)
         if not seen.image.ready:
             return Do(FetchImage(image=doc.image, key=item.key, revision=item.revision), "fetching the image")
         needed = -(-seen.image.disk_bytes // GIB)
@@ -121,6 +123,26 @@ def _plan_gone(item: Desired, doc: VolumeDoc, seen: VolumeView) -> Outcome:
             reports=(Report(key=item.key, revision=item.revision, done=False, message=message),),
         )
     return Do(RemoveDisk(volume=doc.id), "removing the disk")
+
+
+def fetching(key: DocKey, revision: Revision, image: ImageRef, arrived: int) -> Report:
+    """Report how far the fetch of an image is, in whole percent."""
+    message = f"fetching the image: {arrived >> 20} of {image.size_bytes >> 20} MiB"
+    progress = (100 * arrived // max(1, image.size_bytes)) / 100
+    return Report(key=key, revision=revision, done=False, message=message, progress=progress)
+
+
+def _wait_for_image(item: Desired, image: ImageRef, cached: CachedImage) -> Wait:
+    """Let the turn go while others fetch: turns are few. The loop looks again when one of them is through."""
+    if cached.arrived_bytes is None:
+        message = "waiting for other images to be fetched first"
+        return Wait(
+            message=message,
+            seconds=LOOK_AGAIN_S,
+            reports=(Report(key=item.key, revision=item.revision, done=False, message=message),),
+        )
+    report = fetching(item.key, item.revision, image, cached.arrived_bytes)
+    return Wait(message=report.message, seconds=1, reports=(report,))
 
 
 def _stuck(item: Desired, doc: VolumeDoc, problem: str) -> Wait:

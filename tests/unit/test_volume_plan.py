@@ -275,18 +275,47 @@ async def test_an_image_without_room_is_not_fetched(place: Place, source: Source
     assert source.fetched == []
 
 
-async def test_two_volumes_of_one_image_fetch_it_once_and_both_see_progress(place: Place, source: Source) -> None:
+async def test_two_who_want_one_image_fetch_it_once(place: Place, source: Source) -> None:
     image = source.offer(b"\0" * 1024, "raw")
     images = cache(place, source.fetch)
-    seen: dict[int, list[int]] = {0: [], 1: []}
     source.gate.clear()
     async with asyncio.TaskGroup() as group:
-        for progress in seen.values():
-            group.create_task(images.ensure(image, progress.append))
+        for _ in range(2):
+            group.create_task(images.ensure(image, lambda _: None))
         await asyncio.sleep(0.05)
         source.gate.set()
     assert len(source.fetched) == 1
-    assert seen[0] == seen[1] == [512, 1024]
+    assert images.look(image).ready
+
+
+async def test_a_volume_whose_image_is_under_way_waits_and_shows_how_far_it_is(place: Place, source: Source) -> None:
+    image = source.offer(b"\0" * 1024, "raw")
+    unit = volumes(place, source)
+    source.gate.clear()
+    first = asyncio.create_task(settle(unit, wish(image, 1)))
+    await asyncio.sleep(0.05)
+    second = await settle(unit, wish(image, 1))
+    assert isinstance(second, Wait)
+    assert second.reports[0].progress == 0
+    source.gate.set()
+    assert isinstance(await first, Settled)
+    assert len(source.fetched) == 1
+
+
+async def test_few_images_are_fetched_at_once(place: Place, source: Source) -> None:
+    images = cache(place, source.fetch)
+    source.gate.clear()
+    offered = [source.offer(bytes([n]) * 512, "raw") for n in range(5)]
+    async with asyncio.TaskGroup() as group:
+        for image in offered[:4]:
+            group.create_task(images.ensure(image, lambda _: None))
+        await asyncio.sleep(0.05)
+        assert images.look(offered[4]).crowded
+        waiting = plan(wish(offered[4]), view(image=images.look(offered[4])), 0)
+        assert isinstance(waiting, Wait)
+        assert "other images" in waiting.message
+        source.gate.set()
+    assert not images.look(offered[4]).crowded
 
 
 def test_eviction_keeps_what_is_referenced_under_a_disk_under_way_or_fresh() -> None:
