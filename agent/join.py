@@ -218,4 +218,6 @@ async def _answer(request: "aiohttp.client._RequestContextManager", url: str) ->
     except TimeoutError as err:
         raise Temporary(f"{url} gave no answer in {LIMIT_S:g} s", fix="check address, port and firewall") from err
     except (aiohttp.ClientError, OSError) as err:
-        raise Temporary(f"{url} can't be reached: {network_words(err)}", fix="check address, port and firewall") from err
+        raise Temporary(
+            f"{url} can't be reached: {network_words(err)}", fix="check address, port and firewall"
+        ) from err

@@ -285,9 +285,15 @@ class _Session:
             self._loop.changed(changed)
 
     async def _measure(self, every_s: float) -> None:
+        problem = ""
         while True:
             try:
                 self._outbox.metrics(await self._host.metrics())
+                problem = ""
+            except SkerryError as err:
+                if err.detail != problem:
+                    log.warning("metrics not taken", problem=err.detail)
+                problem = err.detail
             except Exception:
                 log.exception("metrics not taken")
             await asyncio.sleep(every_s)

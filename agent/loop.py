@@ -118,8 +118,9 @@ class Loop:
     async def delivered(self, reports: Iterable[Report]) -> None:
         """Take note that these reports went out: what is gone and reported gone is forgotten."""
         last = [report for report in reports if self._is_last(report)]
-        if last:
-            await self.memory.forget((report.key, report.revision) for report in last)
+        if not last:
+            return
+        await self.memory.forget((report.key, report.revision) for report in last)
         for report in last:
             if report.key not in self.memory.items:
                 self._held.pop(report.key, None)

@@ -72,7 +72,7 @@ class Fleet(Protocol):
         ...
 
     async def connected(self, session: "Session", hello: Hello) -> Welcome | Refused:
-        """Take a host in. What it sends on the session goes out after the welcome."""
+        """Take a host in. What is sent on the session meanwhile waits for the welcome, so long lists are sent later."""
         ...
 
     async def received(self, session: "Session", message: Told) -> None:
