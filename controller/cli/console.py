@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import os
+import select
 import sys
 import termios
 import tty
@@ -220,6 +221,9 @@ async def _input(fd: int) -> AsyncIterator[bytes]:
         while True:
             await ready.wait()
             ready.clear()
+            # The loop may have said so once more before what it meant was read: that must not end in a read that waits.
+            if not select.select([fd], [], [], 0)[0]:
+                continue
             if not (typed := os.read(fd, READ_BYTES)):
                 return
             yield typed
