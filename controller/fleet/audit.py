@@ -53,7 +53,8 @@ def compare(seen: WorkingSet, host: HostId, found: Iterable[Found]) -> tuple[Dif
 
 
 def _things(doc: AnyDoc, host: HostId) -> Iterator[tuple[Thing, Id]]:
-    """Give what must exist for a document. A stopped machine has a domain, and no tap."""
+    """Give what must exist for a document, named as the agent's survey names it. A stopped machine has a domain, and
+    neither tap nor the entry that ties its MAC to one."""
     match doc:
         case DomainDoc():
             yield ("domain", names.domain_name(doc.id)), doc.id
@@ -63,10 +64,14 @@ def _things(doc: AnyDoc, host: HostId) -> Iterator[tuple[Thing, Id]]:
             yield ("bridge", names.bridge(doc.id)), doc.id
             yield ("vxlan", names.vxlan(doc.id)), doc.id
             yield ("namespace", names.router_namespace(doc.id)), doc.id
+            yield ("veth", names.gateway_outer(doc.id)), doc.id
+            yield ("veth", names.gateway_inner(doc.id)), doc.id
         case PortDoc():
             if doc.host != host:
-                yield ("fdb", f"{names.vxlan(doc.network)} {doc.mac}"), doc.vm
-                yield ("neighbour", f"{names.vxlan(doc.network)} {doc.address}"), doc.vm
+                yield ("fdb", f"{doc.mac} {names.vxlan(doc.network)}"), doc.vm
+                yield ("neighbour", f"{doc.address} {doc.mac} {names.vxlan(doc.network)}"), doc.vm
+            else:
+                yield ("neighbour", f"{doc.address} {doc.mac} {names.gateway_inner(doc.network)}"), doc.vm
 
 
 def _owners(doc: AnyDoc) -> tuple[Id, ...]:

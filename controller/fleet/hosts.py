@@ -179,6 +179,11 @@ class Hosts:
                 session = await self._syncs.get()
                 group.create_task(self.sync(session))
 
+    async def drain(self) -> None:
+        """Send the lists that wait to be sent, one after another: for a simulator."""
+        while not self._syncs.empty():
+            await self.sync(self._syncs.get_nowait())
+
     async def sync(self, session: Session) -> None:
         """Send a host all that it should have."""
         wanted = [_desired(document) for document in self._seen.documents(session.host)]

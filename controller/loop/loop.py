@@ -161,6 +161,10 @@ class Loop:
         except TimeoutError:
             return
 
+    def next_at(self) -> float | None:
+        """Return the moment at which something is due: when a simulator has to call `drain` again."""
+        return self._due.next_at()
+
     async def drain(self, most: int = 10_000) -> int:
         """Turn what is due now, one after another, until nothing is. Returns how many turns that took."""
         turns = 0

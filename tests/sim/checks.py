@@ -1,0 +1,138 @@
+"""What must be so in the simulated world: always, once it is quiet, and when all has been deleted."""
+
+from collections import Counter
+
+from sqlalchemy import func, select
+
+from common.ids import HostId, Id, body
+from controller.fleet.audit import compare
+from controller.store import tables
+from tests.sim.cloud import Cloud
+from tests.sim.process import Agent
+from tests.sim.world import World
+
+
+def always(cloud: Cloud) -> None:
+    """Hold at every moment, whatever just happened."""
+    world = cloud.world
+    _claims_add_up(world)
+    running = Counter(vm for node in world.nodes.values() for vm in node.machine.guests.runs)
+    assert all(count == 1 for count in running.values()), f"a guest runs twice: {running.most_common(1)}"
+    bodies = {body(one) for one in cloud.deleted}
+    for node in world.nodes.values():
+        unasked = [one for one in node.machine.destroyed if body(one) not in bodies]
+        assert not unasked, f"destroyed on {node.machine.name} and nobody asked: {unasked}"
+        _addresses_are_own(world, node.machine.name)
+
+
+def _claims_add_up(world: World) -> None:
+    p, r = tables.placement.c, tables.resource.c
+    with world.engine.connect() as connection:
+        sold = {
+            row.host: row
+            for row in connection.execute(
+                select(
+                    p.host,
+                    func.sum(p.vcpus).label("vcpus"),
+                    func.sum(p.memory_mib).label("memory_mib"),
+                    func.sum(p.disk_gib).label("disk_gib"),
+                ).group_by(p.host)
+            )
+        }
+        for row in connection.execute(select(tables.capacity)):
+            own = sold.get(row.host)
+            for what in ("vcpus", "memory_mib", "disk_gib"):
+                used, limit = getattr(row, f"{what}_used"), getattr(row, what)
+                placed = getattr(own, what) if own else 0
+                assert used == placed, f"host {row.host}: {what} used {used}, placements {placed}"
+                assert used <= limit, f"host {row.host}: {what} oversold, {used} of {limit}"
+        names = connection.execute(
+            select(func.count()).select_from(tables.resource).group_by(r.kind, r.project, r.name)
+        ).scalars()
+        assert all(count == 1 for count in names)
+
+
+def _addresses_are_own(world: World, name: str) -> None:
+    """No guest is served, or reached by, an address of another one: as far as dnsmasq was told."""
+    for network, own in world.nodes[name].machine.kernel.networks.items():
+        lines = own.served.dhcp_hosts.splitlines() if own.served else []
+        addresses = [line.split(",")[1] for line in lines]
+        assert len(set(addresses)) == len(addresses), f"{network} on {name} serves an address twice: {lines}"
+
+
+def quiet(cloud: Cloud) -> None:
+    """Hold once nothing moves any more: wish and reality are one, and every operation has ended or says why not."""
+    seen, world = cloud.seen, cloud.world
+    for node in world.nodes.values():
+        assert node.agent is not None
+        found = world.within_agent(node, Agent.survey)
+        assert found is not None
+        differences = compare(seen, node.host, found)
+        assert not differences, f"{node.machine.name}: {differences}"
+        _every_document_is_done(cloud, node.host)
+    for operation in seen.operations():
+        if operation.finished_at is None:
+            explained = operation.state == "blocked" and operation.why is not None
+            assert explained, f"not ended, not explained: {operation}"
+    for row in seen:
+        assert row.deleted_at is None, f"still there: {row}"
+        assert row.observed_generation == row.generation or row.status.state == "blocked", f"not seen through: {row}"
+    for vm in seen.of_kind("vm"):
+        _vm_is_as_it_says(cloud, vm.id)
+
+
+def _every_document_is_done(cloud: Cloud, host: HostId) -> None:
+    for document in cloud.seen.documents(host):
+        report = cloud.seen.report(host, document.key)
+        assert report is not None, f"nothing said of {document.key}"
+        assert report.done, f"not done: {report}"
+
+
+def _vm_is_as_it_says(cloud: Cloud, vm: Id) -> None:
+    row = cloud.seen.get(vm)
+    assert row is not None
+    placement = cloud.seen.placement(vm)
+    if row.status.state == "blocked":
+        assert placement is None
+        return
+    assert placement is not None
+    node = next(node for node in cloud.world.nodes.values() if node.host == placement.host)
+    runs = vm in node.machine.guests.runs
+    assert runs == (row.status.state == "running"), f"{row.name} runs: {runs}, its status: {row.status}"
+    if row.spec.power == "stopped":
+        assert not runs, f"{row.name} runs though stopped"
+    if runs:
+        stamp = node.machine.guests.runs[vm].stamp
+        assert stamp.boot_generation == row.spec.boot_generation, f"{row.name} was not rebooted: {stamp}, {row.spec}"
+
+
+def empty(cloud: Cloud) -> None:
+    """Hold when all has been deleted: nothing is left anywhere."""
+    with cloud.world.engine.connect() as connection:
+        for table in (
+            tables.placement,
+            tables.capacity,
+            tables.address,
+            tables.vni,
+            tables.document,
+            tables.enrolment,
+            tables.token,
+        ):
+            left = connection.execute(select(table)).all()
+            assert not left, f"left in {table.name}: {left}"
+        queue = connection.execute(select(tables.queue.c.resource)).scalars().all()
+        rows = connection.execute(select(tables.resource.c.id, tables.resource.c.name)).all()
+        assert sorted(queue) == sorted(row.id for row in rows)
+        assert [row.name for row in rows] == ["system"], f"left: {rows}"
+        operations = connection.execute(select(tables.operation).where(tables.operation.c.finished_at.is_(None))).all()
+        assert not operations, f"open: {operations}"
+
+
+def machines_empty(cloud: Cloud) -> None:
+    """Hold when nothing is wanted of any host any more."""
+    for node in cloud.world.nodes.values():
+        left = node.machine.leftovers()
+        assert not left, f"left on {node.machine.name}: {left}"
+        assert node.agent is not None
+        assert not node.agent.memory.items, f"{node.machine.name} remembers {sorted(node.agent.memory.items)}"
+        assert not node.agent.loop.reports()

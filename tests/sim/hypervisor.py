@@ -1,0 +1,187 @@
+"""A hypervisor that behaves like libvirt, in memory: definitions last, what runs is lost with the power."""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+
+import msgspec
+
+from agent.drivers.hypervisor import NAMESPACE, Activity, Cause, ListedDomain, LiveDomain
+from common.clock import Clock
+from common.errors import NotFound, Temporary
+from common.ids import Id
+from tests.sim.kernel import Kernel
+
+GUEST_STOPS_S = 3.0
+"""A guest that obeys the power button is off after so long."""
+
+
+class Stamp(msgspec.Struct, frozen=True, kw_only=True):
+    """What Skerry writes into a domain's metadata element."""
+
+    start_generation: int
+    boot_generation: int
+    shape: str
+
+
+class Definition(msgspec.Struct, kw_only=True):
+    """A domain as it lies on the disk."""
+
+    stamp: Stamp
+    taps: dict[str, str]
+    """Tap -> bridge."""
+    macs: tuple[str, ...]
+    disks: tuple[str, ...]
+    log: str
+
+
+class Run(msgspec.Struct, kw_only=True):
+    """A domain's QEMU process."""
+
+    stamp: Stamp
+    started_at: float
+    off_at: float | None = None
+    """When the guest will have powered itself off."""
+    deaf: bool = False
+    """It ignores the power button."""
+
+
+class Guests:
+    """The domains of one machine. `ended` is told of each that goes off by itself, as libvirt's events do."""
+
+    def __init__(self, kernel: Kernel, has_disk: Callable[[str], bool], clock: Clock) -> None:
+        self.definitions: dict[Id, Definition] = {}
+        self.logs: set[str] = set()
+        self.runs: dict[Id, Run] = {}
+        self.ended: Callable[[Id], None] = lambda _vm: None
+        self.deaf: set[Id] = set()
+        self._ends: dict[Id, Cause] = {}
+        self._kernel = kernel
+        self._has_disk = has_disk
+        self._clock = clock
+
+    # --- as the agent's driver --------------------------------------------------------------------------------------
+
+    def look(self, vm: Id) -> LiveDomain | None:
+        """Return the VM's domain."""
+        definition, run = self.definitions.get(vm), self.runs.get(vm)
+        if definition is None:
+            return None
+        stamp = run.stamp if run else definition.stamp
+        activity: Activity = "running" if run else "off"
+        return LiveDomain(
+            vm=vm,
+            activity=activity,
+            cause="" if run else self._ends.get(vm, "unknown"),
+            start_generation=stamp.start_generation,
+            boot_generation=stamp.boot_generation,
+            shape=definition.stamp.shape,
+            started_at=run.started_at if run else 0,
+        )
+
+    def define(self, vm: Id, xml: str) -> None:
+        """Define it afresh."""
+        root = ET.fromstring(xml)
+        if vm not in self.runs:
+            self._ends.pop(vm, None)
+        element = root.find(f"metadata/{{{NAMESPACE}}}domain")
+        assert element is not None
+        self.definitions[vm] = Definition(
+            stamp=_stamp(element),
+            taps={nic.find("target").get("dev"): nic.find("source").get("bridge") for nic in root.iter("interface")},  # type: ignore[union-attr, misc]
+            macs=tuple(nic.find("mac").get("address") for nic in root.iter("interface")),  # type: ignore[union-attr, misc]
+            disks=tuple(
+                disk.find("source").get("file").rpartition("/")[2]  # type: ignore[union-attr]
+                for disk in root.iter("disk")
+                if disk.get("device") == "disk"
+            ),
+            log=root.find("devices/serial/log").get("file").rpartition("/")[2],  # type: ignore[union-attr]
+        )
+
+    def start(self, vm: Id) -> None:
+        """Have it running. Raises Temporary where a disk or a bridge of it is missing, as libvirt does."""
+        definition = self.definitions.get(vm)
+        if definition is None:
+            raise NotFound(f"no domain {vm}")
+        if vm in self.runs:
+            return
+        for disk in definition.disks:
+            if not self._has_disk(disk):
+                raise Temporary(f"cannot access storage file {disk}")
+        for bridge in definition.taps.values():
+            if not self._kernel.has_bridge(bridge):
+                raise Temporary(f"cannot get interface MTU on {bridge}: no such device")
+        for tap, bridge in definition.taps.items():
+            self._kernel.add_tap(tap, bridge)
+        self.logs.add(definition.log)
+        self.runs[vm] = Run(stamp=definition.stamp, started_at=self._clock(), deaf=vm in self.deaf)
+        self._ends.pop(vm, None)
+
+    def press_power_button(self, vm: Id) -> None:
+        """Ask the guest to power itself off."""
+        run = self.runs.get(vm)
+        if run and not run.deaf and run.off_at is None:
+            run.off_at = self._clock() + GUEST_STOPS_S
+
+    def destroy(self, vm: Id) -> None:
+        """Have it off."""
+        self._end(vm, "destroyed")
+
+    def undefine(self, vm: Id) -> None:
+        """Forget it."""
+        if vm in self.runs:
+            raise Temporary(f"domain {vm} is running")
+        self.definitions.pop(vm, None)
+        self._ends.pop(vm, None)
+
+    def stamp(self, vm: Id, metadata: str) -> None:
+        """Replace the metadata element, live and on the disk."""
+        stamp = _stamp(ET.fromstring(metadata))
+        self.definitions[vm].stamp = stamp
+        if vm in self.runs:
+            self.runs[vm].stamp = stamp
+
+    def users_of(self, disk: str) -> tuple[ListedDomain, ...]:
+        """Return the domains with this disk."""
+        return tuple(one for one in self.list_domains() if disk in self.definitions[Id(one.name)].disks)
+
+    def list_domains(self) -> tuple[ListedDomain, ...]:
+        """Return every domain."""
+        return tuple(ListedDomain(name=vm, owner=vm, active=vm in self.runs) for vm in sorted(self.definitions))
+
+    # --- accidents --------------------------------------------------------------------------------------------------
+
+    def power_cut(self) -> None:
+        """Everything that runs is lost, and how it ended is known to nobody."""
+        self.runs.clear()
+        self._ends.clear()
+
+    def guest_ends(self, vm: Id, cause: Cause) -> None:
+        """The guest powers itself off, crashes, or is cut off by a stranger."""
+        if vm in self.runs:
+            self._end(vm, cause)
+            self.ended(vm)
+
+    def next_at(self) -> float | None:
+        """Return when the next guest will have powered itself off."""
+        return min((run.off_at for run in self.runs.values() if run.off_at is not None), default=None)
+
+    def tick(self) -> None:
+        """Let the guests whose time has come go off."""
+        now = self._clock()
+        for vm in sorted(vm for vm, run in self.runs.items() if run.off_at is not None and run.off_at <= now):
+            self.guest_ends(vm, "guest")
+
+    def _end(self, vm: Id, cause: Cause) -> None:
+        if self.runs.pop(vm, None) is None:
+            return
+        self._ends[vm] = cause
+        for tap in self.definitions[vm].taps:
+            self._kernel.remove_tap(tap)
+
+
+def _stamp(element: ET.Element) -> Stamp:
+    return Stamp(
+        start_generation=int(element.get("start_generation", "0")),
+        boot_generation=int(element.get("boot_generation", "0")),
+        shape=element.get("shape", ""),
+    )

@@ -1,0 +1,191 @@
+"""The life of one thing of each kind in the simulated world, from its making to its end, whatever dies meanwhile."""
+
+from collections.abc import Callable
+
+from tests.sim import checks
+from tests.sim.cloud import Cloud
+
+LIMIT_S = 400.0
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIG9w me@desk"
+
+
+def prepare(cloud: Cloud, hosts: int = 2) -> None:
+    """Have hosts, a project, and what a VM needs."""
+    cloud.world.run(0.1)
+    cloud.create("project", "", "system")
+    for number in range(hosts):
+        cloud.create("host", "", f"h{number}")
+        cloud.join(f"h{number}")
+    cloud.create("project", "", "shop")
+    cloud.create("size", "", "small", vcpus=1, memory_mib=512, disk_gib=10)
+    cloud.create("image", "shop", "tiny")
+    cloud.upload("shop", "tiny")
+    cloud.create("network", "shop", "default")
+    cloud.world.run(3)
+
+
+def clear(cloud: Cloud) -> None:
+    """Delete all there is, in the order that users have to keep, and check that nothing is left of it anywhere."""
+    quiet(cloud)
+    for kind in ("vm", "token", "keypair", "network", "image", "size"):
+        for row in list(cloud.seen.of_kind(kind)):
+            if row.deleted_at is None:
+                cloud.delete(kind, row.project, row.name)
+    gone(cloud, "vm", "network", "image", "size")
+    for row in list(cloud.seen.of_kind("project")):
+        if row.name != "system":
+            cloud.delete("project", "", row.name)
+    gone(cloud, "token", "keypair", "volume")
+    quiet(cloud)
+    checks.machines_empty(cloud)
+    for row in list(cloud.seen.of_kind("host")):
+        cloud.delete("host", "", row.name)
+    gone(cloud, "host")
+    cloud.world.run(10)
+    checks.empty(cloud)
+
+
+def quiet(cloud: Cloud) -> None:
+    """Let everything come to rest, and check that wish and reality are one."""
+    cloud.world.run(130)
+    checks.always(cloud)
+    checks.quiet(cloud)
+
+
+def gone(cloud: Cloud, *kinds: str) -> None:
+    """Wait until nothing of these kinds is left."""
+
+    def none_left() -> bool:
+        return cloud.world.controller is not None and not any(list(cloud.seen.of_kind(kind)) for kind in kinds)
+
+    cloud.world.run_until(none_left, limit_s=LIMIT_S, what=f"{kinds} are gone")
+
+
+def reaches(cloud: Cloud, kind: str, project: str, name: str, state: str) -> None:
+    """Wait until a thing is seen through and in a state."""
+
+    def there() -> bool:
+        row = cloud.seen.named(kind, project, name) if cloud.world.controller else None
+        return row is not None and row.observed_generation == row.generation and row.status.state == state
+
+    cloud.world.run_until(there, limit_s=LIMIT_S, what=f"{kind} {name} is {state}")
+
+
+def vanishes(cloud: Cloud, kind: str, project: str, name: str) -> None:
+    """Delete a thing and wait until it is gone."""
+    cloud.insist(lambda: cloud.delete(kind, project, name))
+    cloud.world.run_until(
+        lambda: cloud.world.controller is not None and cloud.seen.named(kind, project, name) is None,
+        limit_s=LIMIT_S,
+        what=f"{kind} {name} is gone",
+    )
+
+
+def project(cloud: Cloud) -> None:
+    """A project is made, described and deleted."""
+    cloud.insist(lambda: cloud.create("project", "", "other"))
+    reaches(cloud, "project", "", "other", "active")
+    cloud.insist(lambda: cloud.change("project", "", "other", description="another one"))
+    reaches(cloud, "project", "", "other", "active")
+    vanishes(cloud, "project", "", "other")
+
+
+def token(cloud: Cloud) -> None:
+    """A token is made, made anew, and revoked."""
+    cloud.insist(lambda: cloud.create("token", "shop", "ci", role="member"))
+    reaches(cloud, "token", "shop", "ci", "active")
+    cloud.insist(lambda: cloud.reissue("token", "shop", "ci"))
+    reaches(cloud, "token", "shop", "ci", "active")
+    vanishes(cloud, "token", "shop", "ci")
+
+
+def host(cloud: Cloud) -> None:
+    """A host joins, is closed to new machines, joins anew, and is deleted."""
+    cloud.insist(lambda: cloud.create("host", "", "extra"))
+    cloud.insist(lambda: cloud.join("extra"))
+    reaches(cloud, "host", "", "extra", "ready")
+    cloud.insist(lambda: cloud.change("host", "", "extra", schedulable=False))
+    reaches(cloud, "host", "", "extra", "cordoned")
+    cloud.insist(lambda: cloud.join("extra"))
+    cloud.insist(lambda: cloud.change("host", "", "extra", schedulable=True))
+    reaches(cloud, "host", "", "extra", "ready")
+    vanishes(cloud, "host", "", "extra")
+    cloud.world.remove_machine("extra")
+
+
+def size(cloud: Cloud) -> None:
+    """A size is made, used by a VM that goes with it, and deleted."""
+    cloud.insist(lambda: cloud.create("size", "", "big", vcpus=2, memory_mib=1024, disk_gib=20))
+    reaches(cloud, "size", "", "big", "active")
+    vanishes(cloud, "size", "", "big")
+
+
+def image(cloud: Cloud) -> None:
+    """An image is made, filled, booted from, and deleted together with its VM."""
+    cloud.insist(lambda: cloud.create("image", "shop", "kernel", format="kernel"))
+    reaches(cloud, "image", "shop", "kernel", "empty")
+    cloud.insist(lambda: cloud.create("vm", "shop", "web", image="kernel", size="small"))
+    cloud.insist(lambda: cloud.upload("shop", "kernel"))
+    reaches(cloud, "image", "shop", "kernel", "active")
+    reaches(cloud, "vm", "shop", "web", "running")
+    cloud.insist(lambda: cloud.delete("vm", "shop", "web"))
+    vanishes(cloud, "image", "shop", "kernel")
+
+
+def keypair(cloud: Cloud) -> None:
+    """A key is made and deleted."""
+    cloud.insist(lambda: cloud.create("keypair", "shop", "me", public_key=KEY))
+    reaches(cloud, "keypair", "shop", "me", "active")
+    vanishes(cloud, "keypair", "shop", "me")
+
+
+def network(cloud: Cloud) -> None:
+    """A network gets VMs on two hosts, loses them, and is deleted while they still go."""
+    cloud.insist(lambda: cloud.create("network", "shop", "back", cidr="10.30.0.0/29"))
+    reaches(cloud, "network", "shop", "back", "active")
+    for name, where in (("web", "h0"), ("db", "h1")):
+        cloud.insist(
+            lambda name=name, where=where: cloud.create(  # type: ignore[misc]
+                "vm", "shop", name, image="tiny", size="small", networks=["back"], host=where
+            )
+        )
+    reaches(cloud, "vm", "shop", "web", "running")
+    reaches(cloud, "vm", "shop", "db", "running")
+    vanishes(cloud, "vm", "shop", "web")
+    cloud.insist(lambda: cloud.delete("vm", "shop", "db"))
+    vanishes(cloud, "network", "shop", "back")
+
+
+def volume(cloud: Cloud) -> None:
+    """A root disk is made with its VM, and goes with it before the VM was ever there."""
+    cloud.insist(lambda: cloud.create("vm", "shop", "web", image="tiny", size="small"))
+    reaches(cloud, "volume", "shop", "web", "ready")
+    vanishes(cloud, "vm", "shop", "web")
+    gone(cloud, "volume")
+
+
+def vm(cloud: Cloud) -> None:
+    """A VM is made, stopped, started, rebooted and deleted."""
+    cloud.insist(lambda: cloud.create("vm", "shop", "web", image="tiny", size="small", nocloud=True))
+    reaches(cloud, "vm", "shop", "web", "running")
+    cloud.insist(lambda: cloud.verb("shop", "web", "stop"))
+    reaches(cloud, "vm", "shop", "web", "stopped")
+    cloud.insist(lambda: cloud.verb("shop", "web", "start"))
+    reaches(cloud, "vm", "shop", "web", "running")
+    cloud.insist(lambda: cloud.verb("shop", "web", "reboot"))
+    reaches(cloud, "vm", "shop", "web", "running")
+    vanishes(cloud, "vm", "shop", "web")
+
+
+LIVES: dict[str, Callable[[Cloud], None]] = {
+    "project": project,
+    "token": token,
+    "host": host,
+    "size": size,
+    "image": image,
+    "keypair": keypair,
+    "network": network,
+    "volume": volume,
+    "vm": vm,
+}

@@ -1,0 +1,124 @@
+"""One simulated machine: what its disk keeps and what is lost with the power. Agents come and go on it."""
+
+from pathlib import Path
+
+from agent.drivers.files import GIB, Disk
+from common import names
+from common.clock import Clock
+from common.documents import ImageRef
+from common.errors import Temporary
+from common.ids import Id
+from common.protocol import Inventory
+from tests.sim.hypervisor import Guests
+from tests.sim.kernel import Halfway, Kernel
+
+LEASED_AFTER_S = 1.0
+"""A guest has booted and asked for its address after so long."""
+
+
+class Machine:
+    """Hardware, disk, kernel and hypervisor."""
+
+    def __init__(self, name: str, number: int, directory: Path, clock: Clock, *, threads: int = 4) -> None:
+        self.name = name
+        self.memory_file = directory / f"{name}.db"
+        self.vtep = f"10.77.0.{10 + number}"
+        self.threads = threads
+        self.powered = True
+        self.hiccups = 0
+        """So many of the next steps fail for now, as foreign calls do."""
+        self.boots = 1
+        self.kernel = Kernel()
+        self.guests = Guests(self.kernel, self.has_disk, clock)
+        self.disks: dict[str, Disk] = {}
+        self.parts: set[str] = set()
+        self.images: set[str] = set()
+        self.seeds: dict[Id, str] = {}
+        self.destroyed: list[Id] = []
+        """Ids of disks and domains that were destroyed for good, in order."""
+        self._clock = clock
+
+    def inventory(self) -> Inventory:
+        """Return what an agent finds here."""
+        return Inventory(
+            cpu_model="simulated",
+            cpu_flags=(),
+            cpu_threads=self.threads,
+            memory_mib=8704,
+            disk_gib=100,
+            nics=(),
+            capabilities=(),
+            virtualisation="tcg",
+            kernel="6.1",
+            boot_id=f"{self.name}-{self.boots}",
+            vtep=self.vtep,
+            underlay_mtu=1500,
+        )
+
+    def hiccup(self) -> None:
+        """Fail, where an accident asks for it."""
+        if self.hiccups:
+            self.hiccups -= 1
+            raise Temporary("a foreign call failed for now")
+
+    def power_cut(self) -> None:
+        """Pull the plug."""
+        self.powered = False
+        self.boots += 1
+        self.guests.power_cut()
+        self.kernel.power_cut()
+
+    # --- the pool ---------------------------------------------------------------------------------------------------
+
+    def has_disk(self, name: str) -> bool:
+        """Say whether a finished disk of this name exists."""
+        return name in self.disks
+
+    def make_disk(self, volume: Id, size_gib: int, over: ImageRef | None, halfway: Halfway) -> None:
+        """Build it under its part's name, then rename it. A finished one is left alone."""
+        name = names.volume_file(volume)
+        if name in self.disks:
+            return
+        self.parts.add(names.part(name))
+        halfway("disk-part")
+        self.parts.discard(names.part(name))
+        self.disks[name] = Disk(size_bytes=size_gib * GIB, allocated_bytes=200_704, backing=over.digest if over else "")
+
+    def anything_of(self, volume: Id) -> bool:
+        """Say whether the disk or a part of it exists."""
+        name = names.volume_file(volume)
+        return name in self.disks or names.part(name) in self.parts
+
+    def remove_disk(self, volume: Id, halfway: Halfway) -> None:
+        """Have neither the disk nor a part of it."""
+        name = names.volume_file(volume)
+        self.destroyed.append(volume)
+        self.parts.discard(names.part(name))
+        halfway("disk-part-removed")
+        self.disks.pop(name, None)
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Let guests go on: those told to stop end, those that have booted ask for their addresses."""
+        if not self.powered:
+            return
+        self.guests.tick()
+        now = self._clock()
+        booted = (vm for vm, run in self.guests.runs.items() if run.started_at + LEASED_AFTER_S <= now)
+        self.kernel.lease(mac for vm in booted for mac in self.guests.definitions[vm].macs)
+
+    def leftovers(self) -> dict[str, object]:
+        """Return all that is on this machine and would not be if nothing was wanted of it."""
+        self.kernel.sweep()
+        kept = {
+            "domains": sorted(self.guests.definitions),
+            "running": sorted(self.guests.runs),
+            "logs": sorted(self.guests.logs),
+            "disks": sorted(self.disks),
+            "parts": sorted(self.parts),
+            "seeds": sorted(self.seeds),
+            "networks": sorted(self.kernel.networks),
+            "taps": sorted(self.kernel.taps),
+        }
+        return {what: left for what, left in kept.items() if left}

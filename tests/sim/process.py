@@ -1,0 +1,257 @@
+"""The two kinds of processes of the simulated world: the real cores, over a database and machines that outlive them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import msgspec
+from sqlalchemy import Engine
+
+from agent.loop import Loop as AgentLoop
+from agent.memory import DirectLane, Memory, open_memory
+from common.batches import cut
+from common.clock import Clock
+from common.codec import to_pack
+from common.documents import DocKey, Report
+from common.errors import SkerryError
+from common.faults import Faults
+from common.ids import HostId
+from common.protocol import (
+    PROTOCOL,
+    DesiredBatch,
+    Down,
+    Found,
+    Hello,
+    HostEvent,
+    Refused,
+    Reports,
+    Up,
+    Welcome,
+)
+from common.tls import Peer
+from controller.fleet.hosts import Hosts
+from controller.fleet.sessions import Session, Sessions
+from controller.loop.loop import Loop
+from controller.pki.authority import Authority, Signed
+from controller.store.store import Feed, Store
+from controller.store.writer import InlineWriter
+from tests.sim.machine import Machine
+from tests.sim.units import kinds
+
+_up = msgspec.msgpack.Decoder(Up)
+_down = msgspec.msgpack.Decoder(Down)
+
+
+class SimAuthority:
+    """Signs without cryptography: certificates are serial numbers."""
+
+    ca_pem = "CA"
+
+    def __init__(self) -> None:
+        self._serial = 0
+
+    def fingerprint(self) -> str:
+        """Return the CA's fingerprint."""
+        return "0" * 64
+
+    def sign_host(self, csr_pem: str, host: HostId, now: float) -> Signed:
+        """Return the next serial."""
+        self._serial += 1
+        return Signed(pem=f"{host} {self._serial}", serial=f"{self._serial:x}", expires_at=now + 1e9)
+
+
+class Controller:
+    """One life of the controller's process."""
+
+    def __init__(self, engine: Engine, authority: SimAuthority, clock: Clock, faults: Faults, number: int) -> None:
+        self.feed = Feed()
+        self._writer = InlineWriter(engine, clock, self.feed.committed, faults)
+        self.store = Store(self._writer, self.feed)
+        self._authority = cast(Authority, authority)
+        self._clock = clock
+        self._faults = faults
+        self._number = number
+        self.sessions = Sessions()
+        self.loop: Loop
+        self.hosts: Hosts
+
+    async def boot(self) -> None:
+        """Load what the database holds and go on."""
+        rows = await self.store.load(alone=True)
+        self.loop = Loop(self.store, self._clock, self._faults, worker=f"ctl-{self._number:012d}")
+        self.hosts = Hosts(
+            self.store,
+            self._authority,
+            self.sessions,
+            images=Path("/images"),
+            version="sim",
+            clock=self._clock,
+            changed=self.loop.host_changed,
+            poke=self.loop.poke,
+        )
+        self.loop.start(rows)
+
+    async def work(self) -> int:
+        """Do all that can be done at this moment; returns the number of turns."""
+        turns = await self.loop.drain()
+        await self.hosts.drain()
+        return turns
+
+    async def greet(self, peer: Peer, hello: Hello) -> tuple[Session, Welcome | Refused]:
+        """Take a host in, as `controller.fleet.link` does."""
+        if self.hosts.is_revoked(peer.host, peer.serial):
+            return Session(peer), Refused(reason="revoked")
+        if (older := self.sessions.get(peer.host)) is not None:
+            await self.hang_up(older, "the host connected anew")
+        session = Session(peer)
+        assert await self.sessions.replace(session)
+        try:
+            answer = await self.hosts.connected(session, hello)
+        except SkerryError as err:
+            answer = Refused(reason=err.detail)
+        if isinstance(answer, Refused):
+            self.sessions.remove(session)
+            session.close(answer.reason)
+            session.ended.set()
+        return session, answer
+
+    async def hang_up(self, session: Session, reason: str) -> None:
+        """End a session, as `controller.fleet.link` does."""
+        session.close(reason)
+        if not session.ended.is_set():
+            await self.hosts.disconnected(session, session.reason)
+        self.sessions.remove(session)
+        session.ended.set()
+
+    async def take(self, session: Session, body: bytes) -> None:
+        """Take in what a host said."""
+        message = _up.decode(body)
+        assert isinstance(message, Reports | HostEvent)
+        await self.hosts.received(session, message)
+
+    async def frames(self, session: Session) -> tuple[bytes, ...]:
+        """Return the frames that wait to be sent."""
+        found: list[bytes] = []
+        while True:
+            waiting = session.next_frame()
+            try:
+                waiting.send(None)
+            except StopIteration as done:
+                if done.value is None:
+                    return tuple(found)
+                found.append(done.value)
+            else:
+                waiting.close()
+                return tuple(found)
+
+    def close(self) -> None:
+        """Let go of the database, as a dead process does."""
+        self._writer.close()
+
+
+class Agent:
+    """One life of an agent's process."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        host: HostId,
+        *,
+        clock: Clock,
+        faults: Faults,
+        chance: Callable[[], float],
+        fetch: Callable[[str], bool],
+    ) -> None:
+        self.machine = machine
+        self.host = host
+        self._clock = clock
+        self._faults = faults
+        self._chance = chance
+        self._fetch = fetch
+        self._waiting: dict[DocKey, Report] = {}
+        self._full = False
+        self._events: list[HostEvent] = []
+        self.memory: Memory
+        self.loop: AgentLoop
+
+    async def boot(self) -> None:
+        """Open the memory and look at everything."""
+        self.memory = await open_memory(self.machine.memory_file, lane=DirectLane(), faults=self._faults)
+        self._kinds = kinds(
+            self.machine,
+            host=self.host,
+            faults=self._faults,
+            clock=self._clock,
+            fetch=self._fetch,
+            items=lambda: self.memory.items,
+            announce=self._events.append,
+        )
+        self.loop = AgentLoop(
+            memory=self.memory,
+            kinds=self._kinds,
+            sink=self._sink,
+            clock=self._clock,
+            timer=self._clock,
+            chance=self._chance,
+            faults=self._faults,
+        )
+        self.machine.guests.ended = lambda vm: self.loop.poke(f"domain/{vm}")  # type: ignore[arg-type]
+
+    def _sink(self, report: Report) -> None:
+        self._waiting[report.key] = report
+
+    async def work(self) -> int:
+        """Turn every unit that is due now; returns the number of turns."""
+        turns = 0
+        while due := self.loop.due():
+            for unit in due:
+                await self.loop.turn(unit)
+                turns += 1
+        return turns
+
+    def hello(self) -> Hello:
+        """Say hello on a new connection, as `agent.link` does."""
+        self._waiting.clear()
+        self._full = False
+        return Hello(
+            protocol=PROTOCOL,
+            agent_version="sim",
+            host=self.host,
+            inventory=self.machine.inventory(),
+            desired_digest=self.memory.digest(),
+            observed_digest=self.loop.observed_digest(),
+        )
+
+    def welcomed(self, welcome: Welcome) -> None:
+        """Put together what the controller lacks, as `agent.link` does."""
+        words = self.loop.reports() if welcome.send_reports else self.loop.last_words()
+        self._waiting = {report.key: report for report in words} | self._waiting
+        self._full = welcome.send_reports
+
+    async def take(self, body: bytes) -> None:
+        """Take in what the controller sent."""
+        message = _down.decode(body)
+        assert isinstance(message, DesiredBatch)
+        self.loop.changed(await self.memory.apply(message))
+
+    async def say(self, send: Callable[[bytes], None]) -> None:
+        """Send what waits to be sent."""
+        for event in self._events:
+            send(to_pack(event))
+        self._events.clear()
+        while self._waiting or self._full:
+            group = next(cut(self._waiting.values()), ())
+            for report in group:
+                del self._waiting[report.key]
+            send(to_pack(Reports(reports=group, full=self._full)))
+            self._full = False
+            await self.loop.delivered(group)
+
+    async def survey(self) -> tuple[Found, ...]:
+        """List everything on the machine."""
+        return tuple([found for kind in self._kinds for found in await kind.survey()])
+
+    async def close(self) -> None:
+        """Let go of the memory's file, as a dead process does."""
+        self.machine.guests.ended = lambda _vm: None
+        await self.memory.close()

@@ -1,0 +1,324 @@
+"""The simulated world: a controller, machines with agents, links between them, a clock, and accidents.
+
+Deterministic: one thread, no sleep, all chance from one seed. `run` lets time pass; whatever a process does, it may
+die at each of its crash points, and what follows is a new process over the same database or memory file.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from common.faults import Died, Faults
+from common.ids import HostId
+from common.protocol import Welcome
+from common.tls import Peer
+from controller.fleet.sessions import Session
+from tests.sim.database import memory_engine
+from tests.sim.machine import Machine
+from tests.sim.process import Agent, Controller, SimAuthority
+from tests.sim.wire import Wire
+
+R = TypeVar("R")
+P = ParamSpec("P")
+
+EPOCH = 1_800_000_000.0
+RESTART_S = 1.0
+BOOT_S = 20.0
+REDIAL_S = 1.0
+
+Hook = Callable[[str, str], None]
+"""(process, crash point): raises Died where that process is to die there."""
+
+
+class Lost(Exception):
+    """The controller died before it answered: whether the request was committed is not known."""
+
+
+class Node:
+    """A machine, the agent on it, and its link."""
+
+    def __init__(self, machine: Machine, host: HostId, serial: str) -> None:
+        self.machine = machine
+        self.host = host
+        self.serial = serial
+        self.agent: Agent | None = None
+        self.agent_starts_at = 0.0
+        self.wire: Wire | None = None
+        self.session: Session | None = None
+        self.dials_at = 0.0
+        self.cut_off = False
+        """No link can be made until it is healed."""
+
+
+class World:
+    """All of it."""
+
+    def __init__(self, directory: Path, *, seed: int = 0, hook: Hook = lambda _process, _point: None) -> None:
+        self.now = EPOCH
+        self.hook = hook
+        self.random = random.Random(seed)
+        self.nodes: dict[str, Node] = {}
+        self.controller: Controller | None = None
+        self.deaths = 0
+        self._directory = directory
+        self._engine = memory_engine()
+        self._authority = SimAuthority()
+        self._asyncio = asyncio.new_event_loop()
+        self._controller_starts_at = self.now
+        self._lives = 0
+
+    def clock(self) -> float:
+        """Give the world's time."""
+        return self.now
+
+    def close(self) -> None:
+        """End the world."""
+        for node in self.nodes.values():
+            if node.agent:
+                self._asyncio.run_until_complete(node.agent.close())
+        if self.controller:
+            self.controller.close()
+        self._asyncio.close()
+        self._engine.dispose()
+
+    @property
+    def engine(self) -> Any:
+        """The database, for checks."""
+        return self._engine
+
+    # --- processes --------------------------------------------------------------------------------------------------
+
+    def _faults(self, process: str) -> Faults:
+        return Faults(lambda point: self.hook(process, point))
+
+    def within_controller(
+        self, work: Callable[Concatenate[Controller, P], Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Run something in the controller's process. Raises Lost where it is dead, or dies of it."""
+        if self.controller is None:
+            raise Lost
+        try:
+            return self._asyncio.run_until_complete(work(self.controller, *args, **kwargs))
+        except Died as err:
+            self.kill_controller()
+            raise Lost from err
+
+    def within_agent(
+        self,
+        node: Node,
+        work: Callable[Concatenate[Agent, P], Coroutine[Any, Any, R]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R | None:
+        """Run something in an agent's process; None where it dies of it."""
+        assert node.agent is not None
+        try:
+            return self._asyncio.run_until_complete(work(node.agent, *args, **kwargs))
+        except Died:
+            self.kill_agent(node.machine.name)
+            return None
+
+    def kill_controller(self) -> None:
+        """kill -9."""
+        if self.controller is None:
+            return
+        self.deaths += 1
+        self.controller.close()
+        self.controller = None
+        self._controller_starts_at = self.now + RESTART_S
+        for node in self.nodes.values():
+            node.session = None
+            if node.wire:
+                node.wire.pull()
+                node.wire.breaks_at = self.now  # the dead process's kernel resets its connections
+
+    def kill_agent(self, name: str) -> None:
+        """kill -9. The machine and its guests go on."""
+        node = self.nodes[name]
+        if node.agent is None:
+            return
+        self.deaths += 1
+        self._asyncio.run_until_complete(node.agent.close())
+        node.agent = None
+        node.agent_starts_at = self.now + RESTART_S
+        if node.wire:
+            node.wire.pull()
+            node.wire.breaks_at = self.now
+
+    def cut_power(self, name: str) -> None:
+        """Pull a machine's plug; it boots again after a while."""
+        node = self.nodes[name]
+        if node.agent:
+            self._asyncio.run_until_complete(node.agent.close())
+        node.agent = None
+        node.machine.power_cut()
+        node.agent_starts_at = self.now + BOOT_S
+        if node.wire:
+            node.wire.pull()
+
+    def _start_processes(self) -> bool:
+        started = False
+        if self.controller is None and self._controller_starts_at <= self.now:
+            self._lives += 1
+            self.controller = Controller(
+                self._engine, self._authority, self.clock, self._faults("controller"), self._lives
+            )
+            started = True
+            self._try(Controller.boot)
+        for node in self.nodes.values():
+            if node.agent is None and node.agent_starts_at <= self.now:
+                node.machine.powered = True
+                node.agent = Agent(
+                    node.machine,
+                    node.host,
+                    clock=self.clock,
+                    faults=self._faults(node.machine.name),
+                    chance=self.random.random,
+                    fetch=lambda _digest: self.controller is not None,
+                )
+                self.within_agent(node, Agent.boot)
+                started = True
+        return started
+
+    # --- links ------------------------------------------------------------------------------------------------------
+
+    def add_machine(self, name: str, host: HostId, serial: str) -> Node:
+        """Have a machine whose agent has joined."""
+        machine = Machine(name, len(self.nodes), self._directory, self.clock)
+        node = Node(machine, host, serial)
+        self.nodes[name] = node
+        return node
+
+    def remove_machine(self, name: str) -> Node:
+        """Take a machine away for good, switched off."""
+        self.cut_power(name)
+        return self.nodes.pop(name)
+
+    def _break_links(self) -> bool:
+        broke = False
+        for node in self.nodes.values():
+            wire = node.wire
+            if wire is None or wire.breaks_at is None or wire.breaks_at > self.now:
+                continue
+            broke = True
+            wire.cut = True
+            node.wire = None
+            node.dials_at = self.now + REDIAL_S * self.random.random()
+            session, node.session = node.session, None
+            if session and self.controller:
+                self._try(Controller.hang_up, session, "gave no sign of life")
+        return broke
+
+    def _try(
+        self, work: Callable[Concatenate[Controller, P], Coroutine[Any, Any, object]], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        with suppress(Lost):
+            self.within_controller(work, *args, **kwargs)
+
+    def _dial(self) -> bool:
+        dialled = False
+        for node in self.nodes.values():
+            if node.agent is None or node.wire or node.cut_off or node.dials_at > self.now or self.controller is None:
+                continue
+            dialled = True
+            node.dials_at = self.now + REDIAL_S
+            peer = Peer(host=node.host, serial=node.serial, expires_at=1e12)
+            hello = node.agent.hello()
+            try:
+                session, answer = self.within_controller(Controller.greet, peer, hello)
+            except Lost:
+                continue
+            if isinstance(answer, Welcome):
+                node.wire = Wire(self.clock, lambda: self.random.choice((0.0, 0.0, 0.001, 0.02)))
+                node.session = session
+                node.agent.welcomed(answer)
+        return dialled
+
+    def _talk(self) -> bool:
+        talked = False
+        for node in list(self.nodes.values()):
+            wire = node.wire
+            if wire is None:
+                continue
+            if node.session and self.controller and not wire.cut:
+                if node.session.reason:
+                    wire.pull()
+                    wire.breaks_at = self.now
+                    talked = True
+                    continue
+                for body in self.within_controller(Controller.frames, node.session):
+                    wire.send("down", body)
+            if node.agent:
+                self.within_agent(node, Agent.say, partial(wire.send, "up"))
+            while node.agent and (down := wire.arrived("down")) is not None:
+                talked = True
+                self.within_agent(node, Agent.take, down)
+            while node.session and self.controller and (up := wire.arrived("up")) is not None:
+                talked = True
+                self._try(Controller.take, node.session, up)
+        return talked
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    def run(self, seconds: float) -> None:
+        """Let time pass, from one event to the next."""
+        until = self.now + seconds
+        while True:
+            self._settle()
+            at = self._next_at()
+            if at > until:
+                break
+            self.now = max(at, self.now + 1e-4)
+        self.now = max(self.now, until)
+
+    def run_until(self, there: Callable[[], bool], *, limit_s: float, what: str) -> None:
+        """Let time pass until something is so. Raises AssertionError where it isn't in time."""
+        until = self.now + limit_s
+        self._settle()
+        while not there():
+            at = self._next_at()
+            assert at <= until, f"not in {limit_s:g} s: {what}"
+            self.now = max(at, self.now + 1e-4)
+            self._settle()
+
+    def _settle(self) -> None:
+        """Do all that can be done at this moment."""
+        for _ in range(1000):
+            moved = self._start_processes()
+            moved |= self._break_links()
+            moved |= self._dial()
+            if self.controller:
+                before = self.controller
+                self._try(Controller.work)
+                moved |= self.controller is not before
+            for node in self.nodes.values():
+                node.machine.tick()
+                if node.agent:
+                    moved |= bool(self.within_agent(node, Agent.work))
+            moved |= self._talk()
+            if not moved:
+                return
+        raise AssertionError("the world does not come to rest")
+
+    def _next_at(self) -> float:
+        times = [self.now + 60.0]
+        if self.controller is None:
+            times.append(self._controller_starts_at)
+        elif (at := self.controller.loop.next_at()) is not None:
+            times.append(at)
+        for node in self.nodes.values():
+            if node.agent is None:
+                times.append(node.agent_starts_at)
+            else:
+                times.append(self.now + node.agent.loop.next_due_s())
+            if node.wire is not None and (at := node.wire.next_at()) is not None:
+                times.append(at)
+            if node.wire is None and node.agent and not node.cut_off and self.controller:
+                times.append(node.dials_at)
+            if (at := node.machine.guests.next_at()) is not None:
+                times.append(at)
+        return min(times)
