@@ -52,7 +52,18 @@ class DestroyedUnasked(Exception):
 class _Entry:
     """What the loop knows of one unit, none of which matters after a restart."""
 
-    __slots__ = ("busy", "changed", "due_at", "failures", "looked", "poked", "settled", "tried_at", "waiting")
+    __slots__ = (
+        "busy",
+        "changed",
+        "due_at",
+        "failures",
+        "looked",
+        "poked",
+        "problem",
+        "settled",
+        "tried_at",
+        "waiting",
+    )
 
     def __init__(self, due_at: float) -> None:
         self.due_at = due_at
@@ -64,6 +75,8 @@ class _Entry:
         self.changed = False
         """While it was busy."""
         self.looked = False
+        self.problem = ""
+        """Of the last turn, if it failed: the same traceback is not logged again at every try."""
         self.waiting = False
         self.settled = False
 
@@ -210,8 +223,10 @@ class Loop:
         except TimeoutError:
             self._failed(unit, entry, "a step took longer than its limit, and was cut off")
         except Exception as err:
-            log.exception("turn failed unexpectedly", unit=unit)
-            self._failed(unit, entry, f"{type(err).__name__}: {err}")
+            problem = f"{type(err).__name__}: {err}"
+            if problem != entry.problem:
+                log.exception("turn failed unexpectedly", unit=unit)
+            self._failed(unit, entry, problem)
         finally:
             entry.busy = False
             entry.looked = True
@@ -248,7 +263,7 @@ class Loop:
         raise Temporary(f"{unit} did not come to rest in {MAX_STEPS} steps; the last were no use")
 
     def _rested(self, unit: UnitKey, entry: _Entry, end: Wait | Settled, steps: int) -> None:
-        entry.failures = 0
+        entry.failures, entry.problem = 0, ""
         moved = steps > 0 or (isinstance(end, Settled) and not entry.settled)
         match end:
             case Wait(message=message, seconds=seconds, reports=reports):
@@ -266,7 +281,7 @@ class Loop:
                     self.poke(other)
 
     def _failed(self, unit: UnitKey, entry: _Entry, problem: str) -> None:
-        entry.waiting, entry.settled = False, False
+        entry.waiting, entry.settled, entry.problem = False, False, problem
         pause = backoff_s(entry.failures, self._chance())
         entry.failures += 1
         entry.due_at = min(entry.due_at, self._timer() + pause)
