@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from functools import partial
+from pathlib import Path
 
 import msgspec
 from aiohttp import HttpVersion11, web
@@ -43,7 +44,7 @@ class Upload:
             _bytes_of(call.request),
             name=new_id("up", self._entropy),
             limit_bytes=self._limit_bytes,
-            inspect=partial(inspect, wanted=image.spec.format),
+            inspect=partial(self._inspect, image.id),
         ) as blob:
             done = await self._committer.commit(lambda: self._record(call, image.id, blob))
         return accepted(done, self._store.seen, call.caller)
@@ -63,10 +64,20 @@ class Upload:
         if image.spec.digest and size != image.spec.size_bytes:
             raise _other_bytes(image)
 
-    def _record(self, call: Call, image: Id, blob: Blob) -> Admission:
+    async def _inspect(self, image: Id, path: Path, digest: str) -> int:
+        row = self._present(image)
+        if row.spec.digest and row.spec.digest != digest:
+            raise _other_bytes(row)
+        return await inspect(path, row.spec.format)
+
+    def _present(self, image: Id) -> AnyResource:
         row = self._store.seen.get(image)
         if row is None:
-            raise Conflict(f"image {call.name} was deleted meanwhile", fix="make it again, then upload")
+            raise Conflict(f"image {image} was deleted meanwhile", fix="make it again, then upload")
+        return row
+
+    def _record(self, call: Call, image: Id, blob: Blob) -> Admission:
+        row = self._present(image)
         if row.spec.digest and row.spec.digest != blob.digest:
             raise _other_bytes(row)
         spec: ImageSpec = msgspec.structs.replace(

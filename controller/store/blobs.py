@@ -34,8 +34,8 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Inspect = Callable[[Path], Awaitable[int]]
-"""Looks at a finished file and returns the GiB of disk it needs. Raises Invalid where it is something else."""
+Inspect = Callable[[Path, str], Awaitable[int]]
+"""Looks at a finished file and its digest, and returns the GiB of disk it needs. What it raises refuses the file."""
 
 
 class Blob(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,14 +69,14 @@ class Blobs:
         """Take bytes in, have them inspected, and keep them. A sweep spares them until the block ends, by when
         a row refers to them. `name` tells concurrent uploads apart.
 
-        Raises TooLarge, OutOfSpace, Invalid (what `inspect` says, or no bytes), Temporary for an upload that stalls;
+        Raises TooLarge, OutOfSpace, Invalid (no bytes, or as `inspect` says), Temporary for an upload that stalls;
         then nothing of it is left.
         """
         path = self._directory / part(name)
         self._parts.add(path.name)
         try:
             digest, size_bytes = await _receive(stream, path, limit_bytes)
-            disk_gib = await inspect(path)
+            disk_gib = await inspect(path, digest)
             held = digest.removeprefix("sha256:")
             self._held[held] += 1
             try:
@@ -119,7 +119,7 @@ class Blobs:
 async def _receive(stream: AsyncIterator[bytes], path: Path, limit_bytes: int) -> tuple[str, int]:
     digest = hashlib.sha256()
     size = 0
-    with await _in_thread(_open_new, path) as file:
+    with _open_new(path) as file:
         async for chunk in _gathered(stream):
             size += len(chunk)
             if size > limit_bytes:

@@ -257,7 +257,9 @@ class World:
 
     def _running(self, identity: Any) -> bool:
         row = self.store.seen.get(identity)
-        return bool(row and row.observed_generation == row.generation and row.status.state == "running")
+        children = self.store.seen.children(identity)
+        ready = [child.status.state for child in children] == ["ready"]
+        return bool(row and ready and row.observed_generation == row.generation and row.status.state == "running")
 
     async def needs(self, project: str) -> None:
         """Make a size, an image with bytes and a network, unless they are there."""
