@@ -194,7 +194,8 @@ class Lab:
             COMMAND.unlink()
         if not COMMAND.exists() and not COMMAND.is_symlink() and COMMAND.parent.is_dir():
             COMMAND.symlink_to(own)
-        return "skerry" if COMMAND.is_symlink() and COMMAND.readlink() == own else str(own)
+        ours = COMMAND.is_symlink() and COMMAND.readlink() == own
+        return "skerry" if ours and shutil.which("skerry") == str(COMMAND) else str(own)
 
     def _start_controller(self) -> None:
         fresh = self.controller.keeper() is None

@@ -102,7 +102,7 @@ class Hosts:
         """Give a host its next certificate."""
         row = self._row(peer.host)
         signed = self._authority.sign_host(csr_pem, peer.host, self._clock())
-        if await self._store.renewed(peer.host, signed.serial) is None:
+        if await self._store.renewed(peer.host, peer.serial, signed.serial) is None:
             raise Denied(f"host {row.name} is not enrolled any more", fix=_NEW_TOKEN)
         return Enrolled(host_id=peer.host, host_name=row.name, certificate=signed.pem, ca=self._authority.ca_pem)
 

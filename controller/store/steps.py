@@ -215,14 +215,14 @@ def use_join_token(tx: Tx, digest: str, serial: str) -> Enrolment | None:
     return used
 
 
-def renewed(tx: Tx, host: HostId, serial: str) -> Enrolment | None:
-    """Note a host's next certificate; the present one stays good until the one after."""
+def renewed(tx: Tx, host: HostId, shown: str, serial: str) -> Enrolment | None:
+    """Note a host's next certificate; the one it showed stays good, since the answer may be lost on its way."""
     table = tables.enrolment
     body = tx.run(select(table.c.body).where(table.c.host == host)).scalar_one_or_none()
     found = msgspec.json.decode(body, type=Enrolment) if body else None
     if found is None or not found.certificate_serial:
         return None
-    after = msgspec.structs.replace(found, previous_serial=found.certificate_serial, certificate_serial=serial)
+    after = msgspec.structs.replace(found, previous_serial=shown, certificate_serial=serial)
     put_enrolment(tx, after)
     return after
 

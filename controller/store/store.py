@@ -153,9 +153,9 @@ class Store:
         """Note what a host said at its hello."""
         await self._writer.submit(lambda tx: steps.put_enrolment(tx, enrolment))
 
-    async def renewed(self, host: HostId, serial: str) -> Enrolment | None:
-        """Note a host's next certificate; the present one stays good. None: the host is not enrolled any more."""
-        return await self._writer.submit(lambda tx: steps.renewed(tx, host, serial))
+    async def renewed(self, host: HostId, shown: str, serial: str) -> Enrolment | None:
+        """Note a host's next certificate; the one it showed stays good. None: it is not enrolled any more."""
+        return await self._writer.submit(lambda tx: steps.renewed(tx, host, shown, serial))
 
     async def append(self, event: Event) -> None:
         """Append to the event table."""
