@@ -5,6 +5,7 @@ kind's own `admit` has its say. What comes out is one `Admission`, which the sto
 """
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -138,8 +139,7 @@ def delete(context: Context, row: AnyResource) -> Admission:
         raise Conflict(
             f"{row.kind} {row.name} belongs to {owner.kind} {owner.name}", fix=f"delete {owner.kind} {owner.name}"
         )
-    wanted = [user for user in context.seen.users(row.id) if user.deleted_at is None]
-    if wanted:
+    if wanted := context.seen.wanted(context.seen.users(row.id)):
         raise Conflict(f"{row.kind} {row.name} is used by {_users(wanted, context.caller)}", fix="delete those first")
     planner_of(row.kind).admit_delete(row, context.seen)
     if row.deleted_at is not None:
@@ -247,7 +247,7 @@ def _refuse_deleting(row: AnyResource) -> None:
         raise Conflict(f"{row.kind} {row.name} is being deleted", fix="wait until it is gone, then make a new one")
 
 
-def _users(wanted: list[AnyResource], caller: Caller) -> str:
+def _users(wanted: Sequence[AnyResource], caller: Caller) -> str:
     """Name the users of a thing, and count those whose names are not the caller's to know (of a public image)."""
     known = [f"{user.kind} {user.name}" for user in wanted if sees(caller, user)]
     parts = known[:5]

@@ -12,8 +12,7 @@ def admit_delete(row: AnyResource, seen: WorkingSet) -> None:
     """Refuse while things are in it: deleting a project never deletes what is in it by surprise."""
     if row.name == SYSTEM_PROJECT:
         raise Conflict(f"project {SYSTEM_PROJECT} holds the operators' tokens and stays")
-    wanted = [one for one in _within(row, seen) if one.deleted_at is None]
-    if wanted:
+    if wanted := seen.wanted(_within(row, seen)):
         named = ", ".join(sorted(f"{one.kind} {one.name}" for one in wanted)[:5])
         more = f" and {len(wanted) - 5} more" if len(wanted) > 5 else ""
         raise Conflict(f"project {row.name} still has {named}{more}", fix="delete those first")

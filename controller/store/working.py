@@ -129,6 +129,15 @@ class WorkingSet:
         """Return the resources whose spec refers to this one, by id order."""
         return tuple(self._resources[user] for user in sorted(self._users.get(resource, ())))
 
+    def wanted(self, rows: Iterable[AnyResource]) -> tuple[AnyResource, ...]:
+        """Return those that are not being deleted, each once. A part stands for what made it, and goes when that goes."""
+        wholes = {whole.id: whole for whole in map(self._whole, rows)}
+        return tuple(whole for _, whole in sorted(wholes.items()) if whole.deleted_at is None)
+
+    def _whole(self, row: AnyResource) -> AnyResource:
+        owner = self._resources.get(row.owner) if row.owner else None
+        return row if owner is None else self._whole(owner)
+
     def name_of(self, resource: str) -> str:
         """Return the name behind an id, or the id itself where it is gone."""
         found = self._resources.get(Id(resource))

@@ -32,8 +32,9 @@ class Cloud:
 
     @property
     def seen(self) -> WorkingSet:
-        """Return what the controller has in memory."""
-        assert self.world.controller is not None
+        """Return what the controller has in memory. Raises Lost while there is none."""
+        if self.world.controller is None:
+            raise Lost
         return self.world.controller.store.seen
 
     def find(self, kind: str, project: str, name: str) -> AnyResource:
