@@ -1,6 +1,7 @@
 """The HTTP client: one session for one command, typed answers, problem documents and lost connections as failures."""
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -185,7 +186,7 @@ def unreachable(connection: Connection, err: BaseException) -> Unreachable:
     if isinstance(err, asyncio.TimeoutError | aiohttp.ServerTimeoutError):
         what = "it does not answer in time"
     elif isinstance(err, aiohttp.ClientConnectorError):
-        what = err.os_error.strerror or str(err.os_error)
+        what = os.strerror(err.os_error.errno) if err.os_error.errno else str(err.os_error)
     else:
         what = str(err) or type(err).__name__
     return Unreachable(

@@ -101,7 +101,7 @@ async def _sessions(client: Client, path: str, vm: str, keys: Keys, *, linger_s:
                 case Lost():
                     pass
         except Unreachable as err:
-            lost = err.message
+            lost = err.detail
         except Failure as err:
             return err
         pause = next(tries, None) if linger_s is None else None
@@ -114,9 +114,7 @@ async def _sessions(client: Client, path: str, vm: str, keys: Keys, *, linger_s:
 
 async def _connect(client: Client, path: str) -> aiohttp.ClientWebSocketResponse:
     try:
-        return await client.http.ws_connect(
-            client.url(path), heartbeat=HEARTBEAT_S, timeout=aiohttp.ClientWSTimeout(ws_close=5)
-        )
+        return await client.http.ws_connect(client.url(path), heartbeat=HEARTBEAT_S)
     except aiohttp.WSServerHandshakeError as err:
         raise await _why_refused(client, path, err) from err
     except (aiohttp.ClientError, OSError, TimeoutError) as err:

@@ -23,7 +23,7 @@ def group() -> click.Group:
 
 
 def _names(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    return [name for name in settings.here()[1].contexts if name.startswith(incomplete)]
+    return settings.names(incomplete)
 
 
 def _list() -> click.Command:

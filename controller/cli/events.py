@@ -76,7 +76,7 @@ async def _follow(client: Client, query: Query, after: int) -> None:
                 print_event(raw)
                 after = seq
         except Unreachable as err:
-            click.echo(f"[{err.message}; trying again]", err=True)
+            click.echo(f"[{err.detail}; trying again]", err=True)
         await asyncio.sleep(RETRY_S)
 
 

@@ -1,8 +1,5 @@
 """How the command ends: one exit code for each way, and errors as clear as the API's on standard error."""
 
-import sys
-from typing import IO, Any
-
 import click
 
 from common.errors import Problem
@@ -22,30 +19,31 @@ EXIT_CODES: tuple[tuple[int, str], ...] = (
 ERROR, FAILED, BLOCKED, TIMED_OUT, INTERRUPTED = 1, 3, 4, 5, 130
 
 
-class Failure(click.ClickException):
+class Failure(Exception):
     """What ends a command: a sentence, the way out, and the exit code."""
-
-    exit_code: int  # type: ignore[misc]  # click declares it for the class; here each failure has its own
 
     def __init__(self, detail: str, *, fix: str = "", code: int = ERROR, refusal: Refusal | None = None) -> None:
         super().__init__(detail)
+        self.detail = detail
         self.fix = fix
-        self.exit_code = code
+        self.code = code
         self.refusal = refusal
 
     def lines(self) -> list[str]:
         """Return what is printed, line by line."""
-        lines = [click.style("error: ", fg="red", bold=True) + self.message]
+        lines = [click.style("error: ", fg="red", bold=True) + self.detail]
         if self.refusal:
-            lines += refusal_lines(self.refusal, heading=self.refusal.summary not in self.message)
+            lines += refusal_lines(self.refusal, heading=self.refusal.summary not in self.detail)
         if self.fix:
             lines.append(click.style("  fix: ", bold=True) + self.fix)
         return lines
 
-    def show(self, file: IO[Any] | None = None) -> None:
-        """Print it on standard error."""
+    def show(self) -> None:
+        """Print it on standard error; who typed Ctrl-C knows."""
+        if self.code == INTERRUPTED:
+            return
         for line in self.lines():
-            click.echo(line, file=file or sys.stderr)
+            click.echo(line, err=True)
 
 
 class Unreachable(Failure):
@@ -64,7 +62,7 @@ class Refused(Failure):
     def lines(self) -> list[str]:
         """Return what is printed: the fields that are wrong beside the rest, the request id last."""
         first, *rest = super().lines()
-        fields = [f"  {error.field}: {error.message}" for error in self.problem.errors]
+        fields = [f"  {error.field}: {error.message}" for error in self.problem.errors if error.message not in self.detail]
         lines = [first, *fields, *rest]
         if self.problem.request:
             lines.append(click.style(f"  {self.problem.code}, request {self.problem.request}", dim=True))

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 import msgspec
+from click.shell_completion import CompletionItem
 
 from common.codec import to_json
 from common.kinds.kind import AnyKind, Field, fields
@@ -129,9 +130,7 @@ class Clearable(click.ParamType[Any]):
         """Let the empty text pass."""
         return CLEAR if value == CLEAR else self.inner.convert(value, param, ctx)
 
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> "list[click.shell_completion.CompletionItem]":
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Complete as the inner type does."""
         return self.inner.shell_complete(ctx, param, incomplete)
 

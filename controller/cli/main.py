@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from common.kinds import KINDS
+from controller.cli.failures import Failure
 from controller.cli.parts import connection_options
 
 OVERVIEW = """\
@@ -119,6 +120,14 @@ class Skerry(click.Group):
             meant = f" Did you mean {' or '.join(near)}?" if near else " See skerry --help."
             raise click.UsageError(f"there is no command {args[0]}.{meant}", ctx)
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what ends it is printed, and becomes the exit code."""
+        try:
+            return super().invoke(ctx)
+        except Failure as failure:
+            failure.show()
+            raise click.exceptions.Exit(failure.code) from failure
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the sections of the overview."""

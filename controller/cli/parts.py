@@ -28,9 +28,7 @@ def connection_options() -> list[click.Parameter]:
             expose_value=False,
             is_eager=True,
             metavar="CONTEXT",
-            shell_complete=lambda _ctx, _param, incomplete: [
-                name for name in settings.here()[1].contexts if name.startswith(incomplete)
-            ],
+            shell_complete=lambda _ctx, _param, incomplete: settings.names(incomplete),
             help="The context, see `skerry context list`",
         ),
     ]

@@ -140,6 +140,14 @@ def _chosen(contexts: Contexts, name: str) -> Context:
     raise Failure(f"there is no context {name}; there is {there}", fix=f"skerry context add {name} --url URL")
 
 
+def names(beginning: str) -> list[str]:
+    """Return the contexts whose names begin so, for completion; none where the file can't be read."""
+    try:
+        return [name for name in here()[1].contexts if name.startswith(beginning)]
+    except Failure:
+        return []
+
+
 def here() -> tuple[Path, Contexts]:
     """Return this user's context file and what is in it."""
     path = file_of(os.environ)

@@ -24,12 +24,15 @@ class Line(Protocol):
 
     def __enter__(self) -> Self:
         """Begin."""
+        ...
 
     def __exit__(self, *_: object) -> None:
         """End; a terminal's line goes away."""
+        ...
 
     def say(self, text: str) -> None:
         """Say how it goes."""
+        ...
 
 
 class PlainLine:
@@ -114,7 +117,7 @@ async def _next(client: Client, operation: OperationShown, wait_s: float, progre
     try:
         return await client.read("GET", f"/v1/operations/{operation.id}", OperationShown, query=query)
     except Unreachable as err:
-        progress.say(f"{operation.subject}: {err.message}; trying again")
+        progress.say(f"{operation.subject}: {err.detail}; trying again")
         await asyncio.sleep(min(RETRY_S, wait_s))
         return operation
 
