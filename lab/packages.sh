@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs the Debian packages of lab/packages.txt that are missing, and says which and why. Does nothing else.
+# Installs the Debian packages of a list (lab/packages.txt, or the one named) that are missing, and says which and why.
 set -eu
-list=$(dirname "$0")/packages.txt
+list=${1:-$(dirname "$0")/packages.txt}
 missing=""
 while read -r package why; do
     case "$package" in '' | '#'*) continue ;; esac

@@ -14,6 +14,9 @@ from lab.host import Host
 PATIENCE_S = 60.0
 """How long a call is tried again while nobody answers: longer than a killed controller is away."""
 
+BOOT_MARK = "skerry-tiny: Linux"
+"""What the guest image `tiny` writes first of all."""
+
 Seen = dict[str, Any]
 
 
@@ -128,6 +131,11 @@ class Cloud:
         for name in names:
             self.gone(f"{self.vms}/{name}", timeout_s=timeout_s)
 
+    def tidy(self) -> None:
+        """Delete all VMs of the project."""
+        page = self.must("GET", f"{self.vms}?limit=1000")
+        self.delete_vms(*(one["name"] for one in page["items"]))
+
     # --- waiting --------------------------------------------------------------------------------------------------
 
     def until_state(self, name: str, state: str, *, timeout_s: float = 60) -> Seen:
@@ -144,17 +152,21 @@ class Cloud:
         """Wait until a thing is gone."""
         until(lambda: self.find(path) is None, lambda: f"{path} to be gone: {self.find(path)}", timeout_s)
 
-    def until_logged(self, name: str, text: str, *, times: int = 1, timeout_s: float = 90) -> str:
-        """Wait until a VM has written a text on its serial console so many times; return all that it wrote."""
+    def until_logged(self, name: str, so: Callable[[str], bool], what: str, *, timeout_s: float = 90) -> str:
+        """Wait until what a VM has written on its serial console is as wished; return it."""
         return until(
-            lambda: log if (log := self.serial_log(name)).count(text) >= times else None,
-            lambda: f"{text!r} on the console of {name}, {times} times: {self.serial_log(name)[-2000:]}",
+            lambda: log if so(log := self.serial_log(name)) else None,
+            lambda: f"{what} on the console of {name}: {self.serial_log(name)[-2000:]!r}, {self.said(name)}",
             timeout_s,
         )
 
     def until_up(self, name: str, *, boots: int = 1, timeout_s: float = 90) -> str:
-        """Wait for a VM's login prompt after that many boots; return its serial log."""
-        return self.until_logged(name, "login:", times=boots, timeout_s=timeout_s)
+        """Wait for the login prompt of a VM's nth boot, or a later one; return its serial log."""
+
+        def is_up(log: str) -> bool:
+            return boots_in(log) >= boots and " login:" in log.rpartition(BOOT_MARK)[2]
+
+        return self.until_logged(name, is_up, f"login prompt of boot {boots}", timeout_s=timeout_s)
 
     def serial_log(self, name: str) -> str:
         """Return what a VM wrote on its serial console; empty where there is none yet."""
@@ -222,6 +234,11 @@ def until(so: Callable[[], Any], what: Callable[[], str], timeout_s: float = 60,
             break
         time.sleep(every_s)
     raise AssertionError(f"waited {timeout_s:.0f} s in vain for {what()}")
+
+
+def boots_in(log: str) -> int:
+    """Return how often the guest image `tiny` has booted, as its serial log tells."""
+    return log.count(BOOT_MARK)
 
 
 def qemu_of(host: Host, vm: str) -> int:
