@@ -1,0 +1,249 @@
+"""The reference pages of config keys, routes, errors and metrics, rendered from what the code itself uses: pure."""
+
+import types
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from common.codec import plain
+from common.errors import ERRORS, SkerryError
+from common.kinds import KINDS
+from common.kinds.kind import AnyKind, Role, Scope
+from controller import config
+from controller.api.metrics import HTTP, METRICS, Shown
+from controller.api.openapi import QUERIES
+from controller.api.query import LIST_PARAMETERS
+from controller.api.routes import ROUTES, Route
+
+_MADE = "<!-- made from the code: change it there -->"
+
+_EXAMPLE = """[controller]
+state_dir = "/var/lib/skerry-controller"
+
+[api]
+listen = "127.0.0.1:8080"
+
+[link]
+listen = "0.0.0.0:8443"
+names = ["203.0.113.10", "skerry.example.org"]
+"""
+
+_CONFIG_WORDS = """`skerry-controller --config FILE` reads one TOML file. Every key has a default; an unknown key or
+section stops the start, with the allowed ones named. A small file for a controller that other machines join:"""
+
+_ERROR_WORDS = """Every error answer is an RFC 9457 problem document (`application/problem+json`). `code` is stable and
+what a program should look at; `detail` says what is wrong, with the thing's name and the limit; `fix` is the way out;
+`errors` names the fields of a body; `refusal` counts, where no host fits, the hosts that each constraint cost, and
+names the smallest change that would fit; `request` is the id to look for in the log."""
+
+_METRIC_WORDS = """`GET /metrics` gives Prometheus' text format. It needs no token, since the API listens on loopback by
+default; with `api.metrics_open = false` it takes a token of project `system` (a reader will do). Besides these there
+are Python's own `process_…` and `python_…`."""
+
+_API_WORDS = """Everything is JSON under `/v1`. The whole of it, with every field, is in `/openapi.json` (OpenAPI 3.1).
+
+- **Who calls**: `Authorization: Bearer skt_…`. A token belongs to a project and has a role: reader, member or admin,
+  each of which may do what those before it may. An admin of project `system` is an operator of the cloud, and may do
+  everything everywhere. The roles below are what a token of the thing's own project needs.
+- **Reading**: a list gives `items`, `names` (the name behind every id in it), `next` (give it as `after`; null: that
+  was all) and `revision`. One thing comes as `resource` and `names`, with its generation as `ETag`. Where an address
+  has `{name}`, an id will do.
+- **Changing**: every change answers 202 with the `resource` as it is now and the `operation` that says how it goes;
+  its address is in `Location`. PATCH needs `If-Match` with the ETag that was read (`*`: whatever is there); DELETE and
+  verbs take it. What is shown once only (a token) is in `revealed`.
+- **Waiting**: `GET /v1/operations/{id}?wait_s=30` answers when the operation ends or is blocked; with `seen=REVISION`
+  also as soon as its message or progress changes.
+- **Errors** are problem documents (RFC 9457); see [errors](errors.md).
+- **Request ids**: every answer has `X-Request-Id`, which is also in the log and on the event; a caller may send its
+  own."""
+
+
+# --- configuration ------------------------------------------------------------------------------------------------
+
+
+def config_page() -> str:
+    """Return the reference of the controller's configuration, as Markdown."""
+    config.parse(_EXAMPLE, "the example")
+    parts = [
+        "# The controller's configuration",
+        _MADE,
+        _CONFIG_WORDS,
+        f"```toml\n{_EXAMPLE}```",
+    ]
+    for name, section in config.sections():
+        parts += [f"## [{name}]", _flow(section.__doc__), _section_table(section)]
+    return _page(parts)
+
+
+def _section_table(section: type[config.Section]) -> str:
+    hints = get_type_hints(section, include_extras=True)
+    rows = [
+        (
+            f"`{field.name}`",
+            _type_words(hints[field.name]),
+            f"`{_toml(field.default)}`",
+            _description(hints[field.name]),
+        )
+        for field in msgspec.structs.fields(section)
+    ]
+    return _table(("key", "type", "default", "what it does"), rows)
+
+
+def _description(hint: Any) -> str:
+    metas = [mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, msgspec.Meta)]
+    return next((meta.description for meta in reversed(metas) if meta.description), "")
+
+
+def _type_words(hint: Any) -> str:
+    if get_origin(hint) is Annotated:
+        base, *marks = get_args(hint)
+        bounds = [words for mark in marks if isinstance(mark, msgspec.Meta) for words in _bounds(mark)]
+        return ", ".join([_type_words(base), *bounds])
+    if get_origin(hint) is Literal:
+        return " or ".join(f"`{one}`" for one in get_args(hint))
+    if get_origin(hint) is tuple:
+        return "list of " + _type_words(get_args(hint)[0])
+    if isinstance(hint, types.UnionType):
+        return " or ".join(_type_words(one) for one in get_args(hint))
+    return {str: "text", int: "whole number", bool: "true or false", float: "number"}[hint]
+
+
+def _bounds(meta: msgspec.Meta) -> Iterable[str]:
+    if meta.ge is not None:
+        yield f"from {meta.ge}"
+    if meta.le is not None:
+        yield f"to {meta.le}"
+
+
+def _toml(value: object) -> str:
+    return msgspec.json.encode(plain(value)).decode()
+
+
+# --- addresses ----------------------------------------------------------------------------------------------------
+
+
+def api_page() -> str:
+    """Return the reference of the HTTP API's addresses, as Markdown."""
+    parts = [
+        "# The HTTP API",
+        _MADE,
+        _API_WORDS,
+        *(part for kind in KINDS for part in _kind_part(kind)),
+        "## The rest",
+        _routes_table([route for route in ROUTES if route.kind is None]),
+        "## Query parameters",
+        "A parameter that is not known is refused.",
+        "### Lists of things",
+        _parameters_table(LIST_PARAMETERS),
+    ]
+    for name, parameters in QUERIES.items():
+        route = next(route for route in ROUTES if route.name == name)
+        parts += [f"### {route.method} {route.path}", _parameters_table(parameters)]
+    return _page(parts)
+
+
+def _kind_part(kind: AnyKind) -> list[str]:
+    scope = "of the cloud" if kind.scope is Scope.CLOUD else "of a project"
+    shared = ", and public ones are seen from every project" if kind.shared else ""
+    return [
+        f"## {kind.name}",
+        f"{kind.summary} Things {scope}{shared}.",
+        _routes_table([route for route in ROUTES if route.kind is kind and route.need is not None]),
+    ]
+
+
+def _routes_table(routes: Iterable[Route]) -> str:
+    return _table(
+        ("method", "address", "who", "what it does"),
+        [(route.method, f"`{route.path}`", _who(route), route.summary) for route in routes],
+    )
+
+
+def _who(route: Route) -> str:
+    if route.public:
+        return "anybody"
+    if route.kind is None or route.need is None:
+        return "any token"
+    if route.kind.scope is Scope.CLOUD:
+        return "any token" if route.need is Role.READER else "operator"
+    return route.need.name.lower()
+
+
+def _parameters_table(parameters: Mapping[str, str]) -> str:
+    return _table(("parameter", "what it does"), [(f"`{name}`", said) for name, said in parameters.items()])
+
+
+# --- errors and metrics -------------------------------------------------------------------------------------------
+
+
+def errors_page() -> str:
+    """Return the reference of every error code, as Markdown."""
+    example = msgspec.json.format(msgspec.json.encode(_example_problem()), indent=2).decode()
+    return _page(
+        [
+            "# Errors",
+            _MADE,
+            _ERROR_WORDS,
+            f"```json\n{example}\n```",
+            _table(
+                ("code", "status", "when"),
+                [(f"`{error.code}`", str(error.status), _flow(error.__doc__)) for error in ERRORS],
+            ),
+        ]
+    )
+
+
+def _example_problem() -> object:
+    error = next(one for one in ERRORS if one.code == "invalid")
+    problem: SkerryError = error(
+        "size small has a disk of 10 GiB; image debian-12 needs 24", fix="use a size with a disk of 24 GiB or more"
+    )
+    return problem.problem()
+
+
+def metrics_page() -> str:
+    """Return the reference of every metric, as Markdown."""
+    return _page(
+        [
+            "# Metrics",
+            _MADE,
+            _METRIC_WORDS,
+            _table(
+                ("metric", "type", "labels", "what it says"),
+                [
+                    (
+                        f"`{_sample(shown)}`",
+                        shown.type,
+                        ", ".join(f"`{label}`" for label in shown.labels),
+                        shown.summary,
+                    )
+                    for shown in (*METRICS, HTTP)
+                ],
+            ),
+        ]
+    )
+
+
+def _sample(shown: Shown) -> str:
+    return f"{shown.name}_total" if shown.type == "counter" else shown.name
+
+
+# --- Markdown -----------------------------------------------------------------------------------------------------
+
+
+def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [_row(heads), _row(tuple("---" for _ in heads)), *(_row(row) for row in rows)]
+    return "\n".join(lines)
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _flow(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def _page(parts: Iterable[str]) -> str:
+    return "\n\n".join(parts) + "\n"

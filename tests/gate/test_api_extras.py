@@ -1,0 +1,25 @@
+"""Every extra that a kind declares has a handler in the API, and no handler is without a kind."""
+
+from typing import Any, cast
+
+from common.kinds import KINDS
+from controller.api.call import Door
+from controller.api.extras import HostExtras, VmExtras, extras
+from controller.api.resources import Resources
+from controller.api.upload import Upload
+from controller.api.waiting import Waiting
+
+NOTHING = cast(Any, None)
+"""Handlers are found, not called."""
+
+
+def test_every_extra_of_every_kind_has_a_handler() -> None:
+    found = extras(
+        Resources(NOTHING, NOTHING, ""),
+        HostExtras(NOTHING, NOTHING),
+        Upload(NOTHING, NOTHING, NOTHING, 0, NOTHING),
+        VmExtras(NOTHING, NOTHING, Door(NOTHING), Waiting()),
+    )
+    declared = {(kind.name, extra.name) for kind in KINDS for extra in kind.extras}
+
+    assert set(found) == declared, "wire it in controller/api/extras.py"
