@@ -64,6 +64,7 @@ class Lost:
 
 
 End = Ended | Lost | Failure
+DETACHED = Ended("detached")
 
 
 async def attach(client: Client, path: str, vm: str, *, linger_s: float) -> None:
@@ -142,9 +143,9 @@ async def _pump(socket: aiohttp.ClientWebSocketResponse, keys: Keys, linger_s: f
     async with asyncio.TaskGroup() as group:
         typing = group.create_task(_type(socket, keys, heard, linger_s))
         end = await _show(socket, heard)
-        by_us = typing.done()
-        typing.cancel()
-    return Ended("detached") if by_us and not isinstance(end, Failure) else end
+        if end != DETACHED:
+            typing.cancel()
+    return end
 
 
 async def _show(socket: aiohttp.ClientWebSocketResponse, heard: Heard) -> End:
@@ -162,6 +163,8 @@ async def _show(socket: aiohttp.ClientWebSocketResponse, heard: Heard) -> End:
                 _tell(message.data)
             case aiohttp.WSMsgType.CLOSE if message.data == aiohttp.WSCloseCode.OK:
                 return Ended(f"the console was closed: {message.extra}" if message.extra else "the console was closed")
+            case aiohttp.WSMsgType.CLOSING:  # what aiohttp gives to its reader where this side closes
+                return DETACHED
             case _:
                 return Lost()
 

@@ -62,7 +62,9 @@ class Refused(Failure):
     def lines(self) -> list[str]:
         """Return what is printed: the fields that are wrong beside the rest, the request id last."""
         first, *rest = super().lines()
-        fields = [f"  {error.field}: {error.message}" for error in self.problem.errors if error.message not in self.detail]
+        fields = [
+            f"  {error.field}: {error.message}" for error in self.problem.errors if error.message not in self.detail
+        ]
         lines = [first, *fields, *rest]
         if self.problem.request:
             lines.append(click.style(f"  {self.problem.code}, request {self.problem.request}", dim=True))

@@ -9,6 +9,7 @@ POLL_S = 1.0
 WINDOW_BYTES = 64 * 1024
 """How much of the log's end is read again at each look, while following."""
 ANCHOR_BYTES = 64
+"""So much is compared before all of it is."""
 MOST_BYTES = 1024 * 1024
 """As much as the API gives at once."""
 LINE_BYTES = 400
@@ -38,13 +39,11 @@ def added(before: bytes, now: bytes) -> bytes:
 
     Where they have nothing in common (so much came, or the log began anew), all of `now` is new.
     """
-    anchor = now[:ANCHOR_BYTES]
-    start = before.find(anchor)
+    start = before.find(now[:1]) if now else -1
     while start >= 0:
-        kept = before[start:]
-        if now.startswith(kept):
-            return now[len(kept) :]
-        start = before.find(anchor, start + 1)
+        if now.startswith(before[start : start + ANCHOR_BYTES]) and now.startswith(before[start:]):
+            return now[len(before) - start :]
+        start = before.find(now[:1], start + 1)
     return now
 
 
