@@ -27,7 +27,7 @@ from common.ids import HostId, Id, Revision, new_id
 
 HERE, THERE = HostId(new_id("host")), HostId(new_id("host"))
 NET, OTHER_NET = new_id("net"), new_id("net")
-VM = new_id("vm")
+VM = Id("vm-0123456789ab")
 NOW = 1_000_000.0
 TOKENS = Tokens(b"k" * 32)
 
