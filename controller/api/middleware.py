@@ -48,9 +48,9 @@ def identify(entropy: Entropy, metrics: Metrics) -> Middleware:
         with bound_contextvars(request=identity):
             response = await handler(request)
             seconds = time.perf_counter() - began
-            metrics.answered(
-                request.method if request.method in _METHODS else "other", _route(request), response.status, seconds
-            )
+            if not _is_long(response):
+                method = request.method if request.method in _METHODS else "other"
+                metrics.answered(method, _route(request), response.status, seconds)
             say = log.debug if request.path in _QUIET else log.info
             say(
                 "request answered",
@@ -68,6 +68,11 @@ def identify(entropy: Entropy, metrics: Metrics) -> Middleware:
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
+def _is_long(response: web.StreamResponse) -> bool:
+    """Say whether an answer lasts as long as its reader likes: such a time says nothing of how quick the API is."""
+    return isinstance(response, web.WebSocketResponse) or response.content_type == "text/event-stream"
+
+
 def _route(request: web.Request) -> str:
     resource = request.match_info.route.resource
     return resource.canonical if resource else "unknown"
@@ -78,6 +83,7 @@ async def sign(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["X-Request-Id"] = request.get(REQUEST_ID) or RequestId("unknown")
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Server"] = "skerry"
 
 
 @web.middleware

@@ -1,16 +1,23 @@
-"""Query strings and headers to typed values: pure, with errors that name the parameter and what it takes."""
+"""Query strings and headers to typed values, and pages of collections: no I/O; errors name the parameter."""
 
-import heapq
 import re
-from collections.abc import Collection, Iterable, Mapping
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import islice
 
 import msgspec
 from multidict import MultiMapping
 
 from common.errors import FieldError, Invalid, PreconditionFailed, PreconditionRequired
-from common.kinds.kind import AnyResource
+from common.ids import Id
+from common.kinds.kind import AnyKind, AnyResource, Scope
+from controller.store.working import WorkingSet, is_public
 
 LIST_DEFAULT, LIST_MOST = 100, 1000
+
+COLLECTIONS_KEPT = 64
+"""Collections whose order is remembered."""
 
 _CURSOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}(?:,[a-z]+-[0-9a-z]{12})?")
 _LABEL = re.compile(r"(?P<key>[a-z0-9](?:[a-z0-9._/-]{0,61}[a-z0-9])?)=(?P<value>.{0,255})", re.DOTALL)
@@ -50,21 +57,42 @@ def list_query(query: MultiMapping[str]) -> ListQuery:
 
 
 def select(rows: Iterable[AnyResource], wanted: ListQuery) -> tuple[list[AnyResource], str | None]:
-    """Return one page in the order of names, and the cursor of the next (None: that was all)."""
-    page = heapq.nsmallest(
-        wanted.limit + 1,
-        (row for row in rows if (row.name, row.id) > _behind(wanted.after) and _matches(row, wanted)),
-        key=lambda row: (row.name, row.id),
-    )
+    """Return one page of rows that come in order from behind the cursor, and the next cursor (None: that was all)."""
+    page = list(islice((row for row in rows if _matches(row, wanted)), wanted.limit + 1))
     if len(page) <= wanted.limit:
         return page, None
     page = page[: wanted.limit]
     return page, f"{page[-1].name},{page[-1].id}"
 
 
-def _behind(after: tuple[str, str]) -> tuple[str, str]:
-    name, identity = after
-    return (name, identity or "\uffff") if name else ("", "")
+class Ordered:
+    """The things of each collection in the order of names, kept while the working set stays at one revision: a list
+    that is read page by page is sorted once."""
+
+    def __init__(self, seen: WorkingSet) -> None:
+        self._seen = seen
+        self._kept: OrderedDict[tuple[str, str], tuple[int, list[tuple[str, Id]]]] = OrderedDict()
+
+    def behind(self, kind: AnyKind, project: str, after: tuple[str, str]) -> Iterator[AnyResource]:
+        """Give a collection's things behind a name and id, in order."""
+        keys = self._keys(kind, project)
+        name, identity = after
+        start = bisect_right(keys, (name, Id(identity or "\uffff"))) if name else 0
+        for _, key in islice(keys, start, None):
+            if row := self._seen.get(key):  # what went since has no revision of its own
+                yield row
+
+    def _keys(self, kind: AnyKind, project: str) -> list[tuple[str, Id]]:
+        where = (kind.name, project)
+        revision, keys = self._kept.pop(where, (-1, []))
+        if revision != self._seen.revision:
+            rows = self._seen.of_kind(kind.name)
+            everywhere = kind.scope is Scope.CLOUD
+            keys = sorted((row.name, row.id) for row in rows if everywhere or row.project == project or is_public(row))
+        self._kept[where] = (self._seen.revision, keys)
+        if len(self._kept) > COLLECTIONS_KEPT:
+            self._kept.popitem(last=False)
+        return keys
 
 
 def _matches(row: AnyResource, wanted: ListQuery) -> bool:

@@ -11,12 +11,12 @@ from common.secret import Secret
 from controller.api.body import read_json, refuse_body
 from controller.api.call import Call, Contexts
 from controller.api.ports import Store
-from controller.api.query import check_match, list_query, refuse_unknown, require_match, select
+from controller.api.query import Ordered, check_match, list_query, refuse_unknown, require_match, select
 from controller.api.render import answer, etag, names_of, operation_view, resource_view
 from controller.auth.caller import Caller, sees
 from controller.kinds import admission
 from controller.kinds.admission import Admission, NewResource, Patch
-from controller.store.working import WorkingSet, is_public
+from controller.store.working import WorkingSet
 
 log = structlog.get_logger(__name__)
 
@@ -71,14 +71,14 @@ class Resources:
         self._contexts = contexts
         self._committer = Committer(store)
         self._fingerprint = authority_fingerprint
+        self._ordered = Ordered(store.seen)
 
     async def list(self, kind: AnyKind, call: Call) -> web.Response:
         """Answer one page of a collection."""
         wanted = list_query(call.request.query)
         seen = self._store.seen
-        rows, following = select(
-            (row for row in seen.of_kind(kind.name) if _belongs(row, kind, call) and sees(call.caller, row)), wanted
-        )
+        there = self._ordered.behind(kind, call.project, wanted.after)
+        rows, following = select((row for row in there if sees(call.caller, row)), wanted)
         return answer(
             {
                 "items": [resource_view(row) for row in rows],
@@ -164,7 +164,3 @@ def accepted(done: Admission, seen: WorkingSet, caller: Caller, revealed: str = 
         body["revealed"] = revealed
     headers = {"ETag": etag(done.resource), "Location": f"/v1/operations/{done.operation.id}"}
     return answer(body, status=202, headers=headers)
-
-
-def _belongs(row: AnyResource, kind: AnyKind, call: Call) -> bool:
-    return kind.scope is Scope.CLOUD or row.project == call.project or is_public(row)

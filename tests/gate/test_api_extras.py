@@ -13,9 +13,13 @@ NOTHING = cast(Any, None)
 """Handlers are found, not called."""
 
 
+class _Store:
+    seen = None
+
+
 def test_every_extra_of_every_kind_has_a_handler() -> None:
     found = extras(
-        Resources(NOTHING, NOTHING, ""),
+        Resources(cast(Any, _Store()), NOTHING, ""),
         HostExtras(NOTHING, NOTHING),
         Upload(NOTHING, NOTHING, NOTHING, 0, NOTHING),
         VmExtras(NOTHING, NOTHING, Door(NOTHING), Waiting()),
