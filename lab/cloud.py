@@ -35,7 +35,7 @@ from lab.underlay import ensure_underlay, ensure_wire, lab_namespaces, remove_na
 
 PROJECT = "demo"
 IMAGE, SIZE, NETWORK, KEYPAIR = "tiny", "small", "default", "lab"
-_READY_S = 60.0
+_READY_S = 120.0
 
 Say = Callable[[str], None]
 

@@ -14,7 +14,7 @@ from types import FrameType
 
 import msgspec
 
-_LOOK_EVERY_S = 0.05
+_LOOK_EVERY_S = 0.1
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
 _SETTLED_S = 1.0
