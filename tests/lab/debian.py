@@ -48,7 +48,9 @@ def debian_disk(folder: Path = ROOT / "build" / "debian") -> Path:
     folder.mkdir(parents=True)
     root = folder / "root"
     include = ",".join(PACKAGES)
-    run(["mmdebstrap", "--variant=minbase", f"--include={include}", SUITE, str(root)], timeout_s=900)
+    # It mounts /proc, /sys and /dev there: in a mount namespace of its own they are gone with it, however it ends.
+    alone = ["unshare", "--mount", "--propagation", "private"]
+    run([*alone, "mmdebstrap", "--variant=minbase", f"--include={include}", SUITE, str(root)], timeout_s=900)
     (root / "etc" / "fstab").write_text(_FSTAB)
     parts = (_boot_partition(folder, root), _root_partition(folder, root))
     raw = _put_together(folder / "disk.raw", *parts)

@@ -20,7 +20,7 @@ LOOKS = {
     "file": "find /srv /run /etc/libvirt /var/lib/libvirt -not -path '*/log/*' 2>/dev/null || true",
     "device": "ip -o link",
     "fdb": "bridge fdb show",
-    "neighbour": "ip neigh show",
+    "neighbour": "ip neigh show | grep -v 'dev eth0' || true",
     "namespace": "ip netns list",
     "inside": "for space in $(ip netns list | cut -d' ' -f1); do ip netns exec $space ip -o link; "
     "ip netns exec $space ip neigh show nud permanent; done",

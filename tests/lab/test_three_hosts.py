@@ -110,13 +110,13 @@ def test_two_projects_with_the_same_addresses_do_not_see_each_other(cloud: Cloud
     with ExitStack() as stack:
         shell = stack.enter_context(console(cloud.lab, trio["h3"]))
         for address in shared:
-            page = shell.must(f"wget -q -T 5 -O - http://{address}/")
+            page = shell.must(f"wget -q -O - http://{address}/")
             assert page.startswith(f"hello from {ours[address]} ")
         assert shell.run("ping -c 1 -W 2 twin-1")[0] != 0
         vm = other.id("twin-1")
         twin = stack.enter_context(pty(cloud.lab.host("h1"), vm))
         for address, name in theirs.items():
-            assert twin.must(f"wget -q -T 5 -O - http://{address}/").startswith(f"hello from {name} ")
+            assert twin.must(f"wget -q -O - http://{address}/").startswith(f"hello from {name} ")
         lonely = next(address for address in (*ours, *theirs) if (address in ours) != (address in theirs))
         asked = twin if lonely in ours else shell
         assert asked.run(f"ping -c 1 -W 2 {lonely}")[0] != 0
@@ -167,7 +167,7 @@ def _answers(shell: Shell, name: str, vm: str, addresses: dict[str, str], trio: 
     """Show, from within a guest, that its host serves DHCP, metadata and DNS, and that its network works."""
     shell.must("until ip -4 addr show dev eth0 | grep -q inet; do sleep 1; done", 60)
     shell.must("udhcpc -i eth0 -s /lib/tiny/lease -O mtu -O staticroutes -t 5 -T 2 -n -q", 60)
-    assert shell.must("wget -q -T 5 -O - http://169.254.169.254/latest/meta-data/instance-id").strip() == vm
+    assert shell.must("wget -q -O - http://169.254.169.254/latest/meta-data/instance-id").strip() == vm
     for host, address in addresses.items():
         assert address in shell.must(f"nslookup {trio[host]}.{NETWORK}.{PROJECT}.internal")
         shell.must(f"ping -c 2 -W 5 {address}")
