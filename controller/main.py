@@ -201,8 +201,7 @@ async def _sweep(store: Store, blobs: Blobs) -> None:
     """Remove image bytes that no image names: what is left of deleted images and of uploads that were cut off."""
     while True:
         await asyncio.sleep(SWEEP_EVERY_S)
-        wanted = {image.spec.digest for image in store.seen.of_kind("image")}
-        await asyncio.to_thread(blobs.sweep, wanted)
+        await blobs.sweep(lambda: {image.spec.digest for image in store.seen.of_kind("image")})
 
 
 @contextmanager
