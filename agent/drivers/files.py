@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent.drivers.shown import GIB, Disk
 from common import names
 from common.errors import Invalid
 from common.ids import Id
@@ -21,8 +22,6 @@ _HEAD_BYTES = 4096
 _EXTERNAL_DATA = 1 << 2
 """Bit of the incompatible features: the content lies in another file."""
 
-GIB = 1 << 30
-
 
 class QcowHeader(msgspec.Struct, frozen=True, kw_only=True):
     """What a qcow2 file says of itself in its first bytes."""
@@ -32,15 +31,6 @@ class QcowHeader(msgspec.Struct, frozen=True, kw_only=True):
     backing: str
     """The file it is an overlay of; empty for none."""
     external_data: bool
-
-
-class Disk(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished disk in the pool."""
-
-    size_bytes: int
-    """Virtual."""
-    allocated_bytes: int
-    backing: str
 
 
 def qcow_header(head: bytes) -> QcowHeader:

@@ -16,6 +16,7 @@ import msgspec
 
 from agent.drivers import files
 from agent.drivers.place import BootFiles
+from agent.drivers.shown import CachedImage
 from common import names
 from common.documents import ImageRef
 from common.errors import Invalid, Temporary
@@ -36,20 +37,6 @@ KEEP_UNUSED_S = 3600.0
 
 _MEMBERS = {"vmlinuz": 256 << 20, "initrd": 2 << 30, "cmdline": 2048}
 """What a kernel image may hold, and how large each may be in bytes."""
-
-
-class CachedImage(msgspec.Struct, frozen=True, kw_only=True):
-    """An image as the cache has it: ready, refused, or neither (not here yet)."""
-
-    ready: bool = False
-    arrived_bytes: int | None = None
-    """Of one that is being fetched just now."""
-    crowded: bool = False
-    """As many others are being fetched as may be at once."""
-    refused: str = ""
-    """Why it can't be used."""
-    disk_bytes: int = 0
-    """The smallest disk it fits on; 0 for a kernel."""
 
 
 class CacheEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 
 from agent.drivers import files
 from agent.drivers.hypervisor import Hypervisor
-from agent.drivers.images import CachedImage, ImageCache
+from agent.drivers.images import ImageCache
 from agent.drivers.place import Place
+from agent.drivers.shown import GIB, CachedImage
 from agent.kinds.unit import Do, Mark, Settled, Wait, Wish
 from agent.kinds.volume_plan import (
     DiskUser,
@@ -95,7 +96,7 @@ class Volumes:
             case GrowDisk(volume=volume, size_gib=size_gib, running_in=vm):
                 assert vm is not None
                 path = str(self._place.volume_file(volume))
-                await self._hypervisor.grow_disk(vm, path, size_gib * files.GIB)
+                await self._hypervisor.grow_disk(vm, path, size_gib * GIB)
             case RemoveDisk(volume=volume):
                 await asyncio.to_thread(files.remove_disk, self._place.volume_file(volume))
         self._faults.reached(f"{point}.done")

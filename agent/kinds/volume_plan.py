@@ -4,8 +4,7 @@ from typing import ClassVar
 
 import msgspec
 
-from agent.drivers.files import GIB, Disk
-from agent.drivers.images import CachedImage
+from agent.drivers.shown import GIB, CachedImage, Disk
 from agent.kinds.unit import Do, Mark, Settled, Wait, Wish
 from common.documents import Desired, DocKey, ImageRef, Report, VolumeDoc, VolumeSeen, key_of
 from common.ids import Id, Revision

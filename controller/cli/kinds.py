@@ -78,7 +78,7 @@ def list_command(kind: AnyKind) -> click.Command:
             ),
             click.Option(["--state"], default="", help="Only those in this state"),
             click.Option(["--name", "prefix"], default="", metavar="PREFIX", help="Only names that begin so"),
-            click.Option(["--limit"], type=click.IntRange(min=1), help="At most so many (default: all)"),
+            click.Option(["--limit"], type=click.IntRange(min=1), metavar="N", help="At most so many (default: all)"),
             *common_options(kind),
         ],
     )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from agent.drivers.files import GIB, Disk
+from agent.drivers.shown import GIB, Disk
 from common import names
 from common.clock import Clock
 from common.documents import ImageRef

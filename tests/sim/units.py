@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from agent.drivers import nocloud
-from agent.drivers.images import CachedImage
 from agent.drivers.place import BootFiles
 from agent.drivers.place import Place as DomainPlace
+from agent.drivers.shown import CachedImage
 from agent.kinds import domain_plan, network_plan, volume_plan
 from agent.kinds.domain_plan import DomainView
 from agent.kinds.unit import AnyUnitKind, Wish

@@ -17,10 +17,10 @@ import msgspec
 import pytest
 
 from agent.drivers import files
-from agent.drivers.files import GIB, Disk
 from agent.drivers.hypervisor import ListedDomain
-from agent.drivers.images import CachedImage, CacheEntry, Fetch, ImageCache, Progress, evictable
+from agent.drivers.images import CacheEntry, Fetch, ImageCache, Progress, evictable
 from agent.drivers.place import Place
+from agent.drivers.shown import GIB, CachedImage, Disk
 from agent.kinds.unit import Do, Settled, UnitKey, Wait, Wish
 from agent.kinds.volume import Volumes
 from agent.kinds.volume_plan import DiskUser, FetchImage, GrowDisk, MakeDisk, RemoveDisk, VolumeView, plan
