@@ -3,25 +3,19 @@
 An unknown key stops the start, since a misspelt one that is passed over is a setting that silently does not hold.
 """
 
-import difflib
 import ipaddress
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 
-from common.codec import convert
 from common.errors import FieldError, Invalid
+from common.settings import Section, load_settings, parse_settings
 
 LISTEN_PATTERN = r"^(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]*):\d{1,5}$(?!\n)"
 
 Listen = Annotated[str, msgspec.Meta(pattern=LISTEN_PATTERN)]
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One `[section]` of the file."""
 
 
 class ControllerSection(Section, frozen=True):
@@ -138,25 +132,15 @@ def split_listen(listen: str) -> Listening:
 
 def load(path: Path) -> Config:
     """Read the file. Raises Invalid, naming the file, the section, the key and the way out."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as err:
-        raise Invalid(
-            f"the configuration {path} can't be read: {err.strerror}", fix="make it, or name another with --config"
-        ) from err
-    except UnicodeDecodeError as err:
-        raise Invalid(f"the configuration {path} is not UTF-8 (byte {err.start})", fix="save it as UTF-8") from err
-    return parse(text, str(path))
+    return _checked(load_settings(path, Config), str(path))
 
 
 def parse(text: str, where: str) -> Config:
     """Decode a configuration's text; `where` names it in errors. Raises Invalid like `load`."""
-    try:
-        given = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as err:
-        raise Invalid(f"{where} is not TOML: {err}", fix="see docs/config.md for an example") from err
-    _refuse_unknown(given, where)
-    config = convert(given, Config, where)
+    return _checked(parse_settings(text, Config, where), where)
+
+
+def _checked(config: Config, where: str) -> Config:
     _check_listen(where, "api", config.api.listen)
     _check_listen(where, "link", config.link.listen)
     _refuse_open_api(config, where)
@@ -167,29 +151,6 @@ def parse(text: str, where: str) -> Config:
 def sections() -> tuple[tuple[str, type[Section]], ...]:
     """Return every section's name and struct, in the order of the reference page."""
     return tuple((field.name, field.type) for field in msgspec.structs.fields(Config))
-
-
-def _refuse_unknown(given: dict[str, Any], where: str) -> None:
-    known = dict(sections())
-    for name, body in given.items():
-        if name not in known:
-            raise _unknown(f"{where} has no section [{name}]", name, list(known), name)
-        if not isinstance(body, dict):
-            raise Invalid(f"{where}: {name} is a section, not a value", fix=f"write [{name}] and its keys below it")
-        keys = [field.name for field in msgspec.structs.fields(known[name])]
-        for key in body:
-            if key not in keys:
-                raise _unknown(f"{where}, section [{name}]: there is no key {key}", key, keys, f"{name}.{key}")
-
-
-def _unknown(what: str, name: str, allowed: list[str], field: str) -> Invalid:
-    close = difflib.get_close_matches(name, allowed, n=1)
-    meant = f"did you mean {close[0]}? " if close else ""
-    return Invalid(
-        f"{what}; there is {', '.join(allowed)}",
-        fix=f"{meant}correct it or take it out",
-        errors=(FieldError(field=field, message="unknown"),),
-    )
 
 
 def _check_listen(where: str, section: str, listen: str) -> None:

@@ -10,6 +10,7 @@ from common.codec import plain
 from common.errors import ERRORS, SkerryError
 from common.kinds import KINDS
 from common.kinds.kind import AnyKind, Role, Scope
+from common.settings import Section
 from controller import config
 from controller.api.metrics import HTTP, METRICS, Shown
 from controller.api.openapi import QUERIES
@@ -76,7 +77,7 @@ def config_page() -> str:
     return _page(parts)
 
 
-def _section_table(section: type[config.Section]) -> str:
+def _section_table(section: type[Section]) -> str:
     hints = get_type_hints(section, include_extras=True)
     rows = [
         (
