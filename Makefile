@@ -10,6 +10,7 @@ PYTEST := $(PYTHON) -m pytest
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help up down stop start status shell setup packages venv guest test lab-test bench check fmt clean
 
 help: ## say what there is
