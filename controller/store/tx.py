@@ -65,8 +65,9 @@ class Tx:
 
 
 def _numbered(event: Event, seq: int) -> Event:
-    fields = {name: getattr(event, name) for name in event.__struct_fields__}
-    return Event(**(fields | {"seq": seq}))
+    fields: dict[str, Any] = {name: getattr(event, name) for name in event.__struct_fields__}
+    fields["seq"] = seq
+    return Event(**fields)
 
 
 def resource_values(row: AnyResource) -> dict[str, Any]:
