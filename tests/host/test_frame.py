@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from urllib.request import urlopen
@@ -11,32 +10,14 @@ from urllib.request import urlopen
 import pytest
 
 from common.run import CommandFailed
-from lab.cloud import IMAGE, SIZE, Lab
-from lab.layout import ROOT
+from lab.cloud import IMAGE, SIZE
 from lab.processes import alive
-from lab.traces import traces
 from tests.lab.calls import Cloud, boots_in, qemu_of, until
 from tests.lab.killing import Plan, run_cycles
 from tests.lab.look import of_vm, strangers
 from tests.lab.shell import console
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(180)]
-
-
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[Cloud]:
-    """Give a cloud of one host. Its logs stay in build/lab-logs."""
-    lab = Lab(f"frame{os.getpid()}")
-    try:
-        lab.up(1)
-        lab.furnish()
-        yield Cloud(lab)
-    finally:
-        kept = ROOT / "build" / "lab-logs" / "frame"
-        shutil.rmtree(kept, ignore_errors=True)
-        shutil.copytree(lab.layout.logs, kept, dirs_exist_ok=True, ignore_dangling_symlinks=True)
-        lab.down()
-    assert traces(lab.layout) == []
 
 
 @pytest.fixture(autouse=True)
