@@ -141,6 +141,24 @@ def test_guests_outlive_their_agent(cloud: Cloud, guest: str) -> None:
     assert boots_in(cloud.serial_log(guest)) == 1
 
 
+def test_a_guest_that_no_metadata_service_answers_reads_its_nocloud_disk(cloud: Cloud) -> None:
+    host = cloud.lab.host("h1")
+    cloud.create("diskette", nocloud=True)
+    cloud.until_state("diskette", "running")
+    vm = cloud.id("diskette")
+    host.hold_agent()  # it is the one who serves metadata
+    log = host.inside(f"/srv/skerry-agent/consoles/{vm}.log")
+    try:
+        until(lambda: " login:" in log.read_text(), lambda: f"the login prompt: {log.read_text()}", 90)
+    finally:
+        host.release_agent()
+    said = log.read_text()
+    assert f"nocloud instance-id {vm}" in said
+    assert "diskette login:" in said
+    assert "key ssh-ed25519" in said
+    cloud.lab.wait_for_hosts()
+
+
 def test_a_create_is_completed_though_the_controller_is_killed_in_the_middle(cloud: Cloud) -> None:
     operation = cloud.create("halfway")["operation"]["id"]
     dead = cloud.lab.controller.kill()
