@@ -225,7 +225,7 @@ def test_who_makes_the_change_that_is_named_has_it_fit(there: Columns, demand: D
     assume(isinstance(refusal, Refusal) and there.hosts and demand.host in (None, *there.hosts))
     assert isinstance(refusal, Refusal)
     said = refusal.smallest_change
-    (name,) = set(re.findall(r"host (h\d)", said))
+    (name,) = set(re.findall(r"host (h\d+)", said))
     row = there.names.index(name)
     there.connected[row] |= f"bring host {name} back" in said
     there.schedulable[row] |= f"open host {name}" in said
