@@ -3,6 +3,7 @@
 import pytest
 
 from common import names
+from common.errors import OutOfSpace
 from common.kinds.kind import AnyResource
 from common.refusal import Refusal
 from controller.fleet.audit import compare
@@ -282,3 +283,28 @@ def test_a_lost_message_is_made_up_for(cloud: Cloud) -> None:
         cloud.verb("shop", "web", verb)
         reaches(cloud, "vm", "shop", "web", state)
     clear(cloud)
+
+
+def test_a_host_whose_hello_could_not_be_noted_is_not_shown_as_connected(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(cloud, hosts=1)
+    node = cloud.world.nodes["h0"]
+    controller = cloud.world.controller
+    assert controller is not None
+    assert node.wire is not None
+
+    async def full(_event: object) -> None:
+        raise OutOfSpace("the disk is full")
+
+    node.wire.pull()
+    node.cut_off = True
+    cloud.world.run(10)
+    with monkeypatch.context() as patch:
+        patch.setattr(controller.store, "append", full)
+        node.cut_off = False
+        cloud.world.run(20)
+        assert node.session is None
+        assert not cloud.seen.host(node.host).connected
+    cloud.world.run(20)
+    assert cloud.seen.host(node.host).connected
