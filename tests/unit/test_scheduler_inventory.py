@@ -15,8 +15,8 @@ from controller.store.rows import Capacity, Gone, Placement, Put
 from controller.store.working import WorkingSet
 
 
-def demand(vcpus: int = 1) -> Demand:
-    return Demand(owner=Id("vm-1"), vcpus=vcpus, memory_mib=512, disk_gib=10)
+def demand(vcpus: int = 1, owner: str = "vm-1") -> Demand:
+    return Demand(owner=Id(owner), vcpus=vcpus, memory_mib=512, disk_gib=10)
 
 
 def host_id(name: str) -> HostId:
@@ -43,13 +43,13 @@ class Fleet:
             self.seen.host(host_id(name)).connected = True
             self.inventory.refresh(host_id(name))
 
-    def chosen(self, vcpus: int = 1) -> Choice:
-        choice = self.inventory.choose(demand(vcpus))
+    def chosen(self, vcpus: int = 1, owner: str = "vm-1") -> Choice:
+        choice = self.inventory.choose(demand(vcpus, owner))
         assert isinstance(choice, Choice)
         return choice
 
     def refused(self, vcpus: int = 1) -> Refusal:
-        refusal = self.inventory.choose(demand(vcpus))
+        refusal = self.inventory.choose(demand(vcpus, "vm-2"))
         assert isinstance(refusal, Refusal)
         return refusal
 
@@ -71,15 +71,15 @@ def test_after_a_commit_only_the_claim_counts() -> None:
     fleet = Fleet("a")
     fleet.commit(fleet.chosen(3), 3)
     fleet.refused(2)
-    fleet.chosen(1)
+    fleet.chosen(1, "vm-3")
 
 
 def test_two_choices_on_one_host_settle_apart() -> None:
     fleet = Fleet("a")
-    one, other = fleet.chosen(1), fleet.chosen(2)
-    fleet.inventory.settle(one, demand(1))
+    one, other = fleet.chosen(1, "vm-a"), fleet.chosen(2, "vm-b")
+    fleet.inventory.settle(one, demand(1, "vm-a"))
     fleet.refused(3)
-    fleet.inventory.settle(other, demand(2))
+    fleet.inventory.settle(other, demand(2, "vm-b"))
     fleet.chosen(4)
 
 
