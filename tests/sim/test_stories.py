@@ -118,6 +118,29 @@ def test_a_verb_that_is_taken_back_while_the_guest_obeys_leaves_it_running(cloud
     clear(cloud)
 
 
+def test_an_operation_is_done_at_the_moment_its_wish_has_come_true_and_not_before(cloud: Cloud) -> None:
+    prepare(cloud, hosts=1)
+    node = boot(cloud)
+    vm = row(cloud, "vm", "web").id
+    for verb, boots in (("stop", None), ("start", 1), ("reboot", 2), ("stop", None), ("start", 2)):
+        asked = cloud.verb("shop", "web", verb).operation.id
+        cloud.world.run_until(
+            lambda asked=asked: cloud.seen.operation(asked).finished_at is not None,  # type: ignore[misc, union-attr]
+            limit_s=60,
+            what=f"{verb} is done",
+        )
+        run = node.machine.guests.runs.get(vm)
+        assert (run.stamp.boot_generation if run else None) == boots, f"after {verb}"
+    gone_at = cloud.delete("vm", "shop", "web").operation.id
+    cloud.world.run_until(
+        lambda: cloud.seen.operation(gone_at).finished_at is not None,  # type: ignore[union-attr]
+        limit_s=60,
+        what="the delete is done",
+    )
+    assert not node.machine.guests.definitions
+    assert not node.machine.disks
+
+
 def test_a_start_while_the_guest_still_stops_ends_running(cloud: Cloud) -> None:
     prepare(cloud, hosts=1)
     boot(cloud)
