@@ -141,6 +141,23 @@ def test_an_operation_is_done_at_the_moment_its_wish_has_come_true_and_not_befor
     assert not node.machine.disks
 
 
+def test_a_reboot_that_was_taken_back_too_late_does_not_swallow_the_next_one(cloud: Cloud) -> None:
+    prepare(cloud, hosts=1)
+    node = boot(cloud)
+    runs, vm = node.machine.guests.runs, row(cloud, "vm", "web").id
+    asked = cloud.verb("shop", "web", "reboot")
+    cloud.world.run_until(
+        lambda: vm in runs and runs[vm].stamp.boot_generation == 2, limit_s=30, what="the guest has rebooted"
+    )
+    cloud.cancel(asked.operation.id)
+    cloud.world.run(5)
+    first = runs[vm].started_at
+    cloud.verb("shop", "web", "reboot")
+    cloud.world.run(10)
+    assert runs[vm].started_at > first
+    clear(cloud)
+
+
 def test_a_start_while_the_guest_still_stops_ends_running(cloud: Cloud) -> None:
     prepare(cloud, hosts=1)
     boot(cloud)
