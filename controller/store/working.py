@@ -45,6 +45,7 @@ class HostView(msgspec.Struct, kw_only=True):
     since: float = 0
     """When `connected` last changed."""
     inventory: Inventory | None = None
+    agent_version: str = ""
     reports: dict[DocKey, Report] = msgspec.field(default_factory=dict)
     reported: bool = False
     """Whether a full set of reports has come on this link."""

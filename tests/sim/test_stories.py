@@ -227,6 +227,12 @@ def test_a_host_whose_plug_was_pulled_boots_its_vms_with_the_controller_gone(clo
     clear(cloud)
 
 
+def test_a_host_shows_what_its_agent_said(cloud: Cloud) -> None:
+    prepare(cloud, hosts=1)
+    status = row(cloud, "host", "h0").status
+    assert (status.state, status.agent_version, status.cpu_threads, status.address) == ("ready", "sim", 4, "10.77.0.10")
+
+
 def test_a_vm_on_a_lost_host_is_deleted_with_the_host(cloud: Cloud) -> None:
     prepare(cloud)
     boot(cloud, host="h0")
