@@ -11,6 +11,7 @@ from common.errors import ERRORS, Problem
 from common.kinds import KINDS
 from common.kinds.kind import AnyKind, Resource, fields
 from controller.api import events, extras, operations
+from controller.api.commit import KEY_HEADER, KEYED
 from controller.api.query import LIST_PARAMETERS
 from controller.api.render import EventView, OperationView, WhoAmI
 from controller.api.routes import ROUTES, Route
@@ -104,7 +105,13 @@ def _parameters(route: Route) -> list[Json]:
         said = "the ETag of what was read; `*`: whatever is there"
         schema = {"type": "string", "examples": ['"1"']}
         needed = route.action == "change"
-        in_header = [{"name": "If-Match", "in": "header", "required": needed, "schema": schema, "description": said}]
+        in_header.append(
+            {"name": "If-Match", "in": "header", "required": needed, "schema": schema, "description": said}
+        )
+    if route.method in KEYED:
+        said = "names this request for 24 hours: repeated with the same key it is carried out once, and answered again"
+        form: Json = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
+        in_header.append({"name": KEY_HEADER, "in": "header", "required": False, "schema": form, "description": said})
     return [*in_path, *in_query, *in_header]
 
 
@@ -276,7 +283,13 @@ def _schemas_of(kind: AnyKind, schemas: Json, labels: Json, name: Json) -> Json:
             own
             | {"operation": _ref("OperationView")}
             | (
-                {"revealed": {"type": "string", "description": f"the {kind.reveals}, shown once"}}
+                {
+                    "revealed": {"type": "string", "description": f"the {kind.reveals}, shown once"},
+                    "revealed_before": {
+                        "type": "string",
+                        "description": "in a repeated answer, in place of `revealed`: how to get another one",
+                    },
+                }
                 if kind.reveals
                 else {}
             ),

@@ -10,10 +10,10 @@ from common.kinds import kind_named
 from common.kinds.kind import AnyKind, Role
 from controller.api.body import refuse_body
 from controller.api.call import Call, Contexts
+from controller.api.commit import Committer, accepted
 from controller.api.ports import Store, Watch
 from controller.api.query import LIST_DEFAULT, LIST_MOST, bad, integer, refuse_unknown
 from controller.api.render import WhoAmI, answer, operation_view
-from controller.api.resources import Committer, accepted
 from controller.api.waiting import Waiting
 from controller.auth.caller import Caller, authorise, sees_history
 from controller.kinds import admission
@@ -109,7 +109,7 @@ class Operations:
         def make() -> Admission:
             return admission.cancel(self._contexts.of(call.caller), self._found(call))
 
-        done = await self._committer.commit(make)
+        done = await self._committer.commit(call, make)
         return accepted(done, self._store.seen, call.caller)
 
     def _found(self, call: Call) -> Operation:

@@ -11,6 +11,7 @@ from common.protocol import AttachConsole, Order
 from controller.kinds.admission import Admission
 from controller.store.rows import Change, Event
 from controller.store.working import WorkingSet
+from controller.store.writes import First, Once
 
 
 class Watch(Protocol):
@@ -30,7 +31,15 @@ class Store(Protocol):
         ...
 
     async def admit(self, mutation: Admission) -> Admission:
-        """Commit an admission whole, and return it as stored. Raises Conflict where things changed."""
+        """Commit an admission whole, and return it as stored.
+
+        Raises Conflict where things changed, Repeated where it was carried out before, KeyReused where its key stands
+        for another request.
+        """
+        ...
+
+    async def recall(self, once: Once) -> First | None:
+        """Return what a request was answered with before. Raises KeyReused where its key stands for another one."""
         ...
 
     async def events(

@@ -144,6 +144,11 @@ def bad(parameter: str, message: str, fix: str) -> Invalid:
     )
 
 
+def bad_header(name: str, message: str, fix: str) -> Invalid:
+    """Return the error for a request's header."""
+    return Invalid(f"header {name}: {message}", fix=fix, errors=(FieldError(field=name, message=message),))
+
+
 def require_match(header: str | None, row: AnyResource) -> None:
     """Let a change pass whose If-Match names the present generation. Raises PreconditionRequired or -Failed."""
     if header is None:

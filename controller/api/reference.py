@@ -53,6 +53,11 @@ _API_WORDS = """Everything is JSON under `/v1`. The whole of it, with every fiel
 - **Changing**: every change answers 202 with the `resource` as it is now and the `operation` that says how it goes;
   its address is in `Location`. PATCH needs `If-Match` with the ETag that was read (`*`: whatever is there); DELETE and
   verbs take it. What is shown once only (a token) is in `revealed`.
+- **Repeating**: POST, PATCH and DELETE take an `Idempotency-Key` (1 to 255 visible ASCII characters, such as a UUID).
+  For 24 hours the same key with the same method, address and body, from the same token, is carried out once and
+  answered as it was the first time (`Idempotency-Replayed: true`): after a lost answer, repeat the request as it was.
+  With another body it is a 409, `idempotency-key-reused`. A secret is shown by the first answer only; a repeated one
+  has `revealed_before` instead.
 - **Waiting**: `GET /v1/operations/{id}?wait_s=30` answers when the operation ends or is blocked; with `seen=REVISION`
   also as soon as its message or progress changes.
 - **Errors** are problem documents (RFC 9457); see [errors](errors.md).

@@ -2,26 +2,21 @@
 
 from collections.abc import Callable
 
-import structlog
 from aiohttp import web
 
-from common.errors import Conflict, Denied, NotFound
+from common.errors import Denied, NotFound
 from common.kinds.kind import AnyKind, AnyResource, Scope, Verb
 from common.secret import Secret
 from controller.api.body import read_json, refuse_body
 from controller.api.call import Call, Contexts
+from controller.api.commit import Committer, accepted
 from controller.api.ports import Store
 from controller.api.query import Ordered, check_match, list_query, refuse_unknown, require_match, select
-from controller.api.render import answer, etag, names_of, operation_view, resource_view
+from controller.api.render import answer, etag, names_of, resource_view
 from controller.auth.caller import Caller, sees
 from controller.kinds import admission
 from controller.kinds.admission import Admission, NewResource, Patch
 from controller.store.working import WorkingSet
-
-log = structlog.get_logger(__name__)
-
-TRIES = 5
-"""A request that another one overtook between look and commit is admitted anew so often."""
 
 
 def found(seen: WorkingSet, caller: Caller, kind: AnyKind, project: str, name: str) -> AnyResource:
@@ -43,24 +38,6 @@ def own(seen: WorkingSet, caller: Caller, kind: AnyKind, project: str, name: str
             fix=f"change it there, with a token of project {row.project}",
         )
     return row
-
-
-class Committer:
-    """Admits and commits, again where another request came between."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    async def commit(self, make: Callable[[], Admission]) -> Admission:
-        """Commit what `make` admits, and return it as stored. `make` looks anew at every try, so that a Conflict
-        that stays is one that the caller has to solve."""
-        for _ in range(TRIES - 1):
-            admitted = make()
-            try:
-                return await self._store.admit(admitted)
-            except Conflict as err:
-                log.info("request overtaken, admitted anew", why=err.detail)
-        return await self._store.admit(make())
 
 
 class Resources:
@@ -143,7 +120,7 @@ class Resources:
         return await self._accept(call, make)
 
     async def _accept(self, call: Call, make: Callable[[], Admission]) -> web.Response:
-        done = await self._committer.commit(make)
+        done = await self._committer.commit(call, make)
         return accepted(done, self._store.seen, call.caller, self._shown(done.resource, done.revealed))
 
     def _shown(self, row: AnyResource, secret: Secret | None) -> str:
@@ -151,16 +128,3 @@ class Resources:
         if secret is None:
             return ""
         return f"{secret.reveal()}.{self._fingerprint}" if row.kind == "host" else secret.reveal()
-
-
-def accepted(done: Admission, seen: WorkingSet, caller: Caller, revealed: str = "") -> web.Response:
-    """Answer 202: what it is now, and the operation to wait for."""
-    body: dict[str, object] = {
-        "resource": resource_view(done.resource),
-        "operation": operation_view(done.operation),
-        "names": names_of([done.resource], seen, caller),
-    }
-    if revealed:
-        body["revealed"] = revealed
-    headers = {"ETag": etag(done.resource), "Location": f"/v1/operations/{done.operation.id}"}
-    return answer(body, status=202, headers=headers)

@@ -12,9 +12,10 @@ from common.ids import Entropy, Id, new_id
 from common.kinds.image import IMAGE, ImageSpec
 from common.kinds.kind import AnyResource
 from controller.api.call import Call, Contexts
+from controller.api.commit import Committer, accepted
 from controller.api.ports import Store
 from controller.api.query import refuse_unknown
-from controller.api.resources import Committer, accepted, own
+from controller.api.resources import own
 from controller.kinds import admission
 from controller.kinds.admission import Admission
 from controller.store.blobs import Blob, Blobs
@@ -46,7 +47,7 @@ class Upload:
             limit_bytes=self._limit_bytes,
             inspect=partial(self._inspect, image.id),
         ) as blob:
-            done = await self._committer.commit(lambda: self._record(call, image.id, blob))
+            done = await self._committer.commit(call, lambda: self._record(call, image.id, blob))
         return accepted(done, self._store.seen, call.caller)
 
     def _refuse_early(self, request: web.Request, image: AnyResource) -> None:

@@ -73,6 +73,8 @@ class Accepted(Answer, frozen=True):
     operation: OperationShown
     names: dict[str, str] = {}
     revealed: str = ""
+    revealed_before: str = ""
+    """The secret went with an answer that was lost: how to get another one."""
 
 
 class Many(Answer, frozen=True):

@@ -38,7 +38,7 @@ def host_token(kind: AnyKind, extra: Extra) -> click.Command:
         from controller.cli.render import print_data  # noqa: PLC0415
 
         async def work(client: "Client") -> None:
-            raw = await client.raw(extra.method, client.path(kind, name, extra.name))
+            raw = await client.change_raw(extra.method, client.path(kind, name, extra.name))
             if form() in ("json", "yaml"):
                 print_data(raw)
             else:

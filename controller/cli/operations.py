@@ -68,7 +68,9 @@ def _list() -> click.Command:
         params=[
             click.Option(["--state"], type=click.Choice(STATES), help="Only those in this state"),
             click.Option(["--resource"], default="", metavar="ID", help="Only those of this resource"),
-            click.Option(["--limit"], type=click.IntRange(min=1), metavar="N", default=50, help="At most so many (default 50)"),
+            click.Option(
+                ["--limit"], type=click.IntRange(min=1), metavar="N", default=50, help="At most so many (default 50)"
+            ),
             *connection_options(),
             form_option(),
         ],
@@ -120,7 +122,7 @@ def _wait() -> click.Command:
 def _cancel() -> click.Command:
     def run(operation: str) -> None:
         async def work(client: "Client") -> None:
-            await client.raw("POST", f"/v1/operations/{operation}/cancel")
+            await client.change("POST", f"/v1/operations/{operation}/cancel")
             click.echo(f"operation {operation}: its withdrawal is accepted")
 
         talk(work)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from sqlalchemy import select
 
 from common.ids import HostId, Id, Revision
-from controller.store import mutations, queue, steps, tables
+from controller.store import mutations, queue, repeats, steps, tables
 from controller.store.load import load
 from controller.store.mutations import Conclusion, M
 from controller.store.queue import Finished
@@ -16,7 +16,7 @@ from controller.store.rows import Change, Enrolment, Event, Operation, QueueRow
 from controller.store.tx import Tx, event_from
 from controller.store.working import WorkingSet
 from controller.store.writer import Writer
-from controller.store.writes import AnyWrite
+from controller.store.writes import AnyWrite, First, Once, Repeated
 
 WATCH_BATCHES = 1024
 """Batches of changes a watcher may be behind before it is told to start again."""
@@ -109,14 +109,25 @@ class Store:
         return await self._writer.submit(read)
 
     async def admit(self, mutation: M) -> M:
-        """Commit an accepted request and return it as stored. Raises Conflict where it was overtaken."""
+        """Commit an accepted request and return it as stored.
 
-        def write(tx: Tx) -> M:
-            done = mutations.admit(tx, mutation)
-            steps.apply_writes(tx, mutation.writes)
-            return done
+        Raises Conflict where it was overtaken, Repeated where it was carried out before, KeyReused where its key
+        stands for another one.
+        """
+        return await self._writer.submit(lambda tx: _admit(tx, mutation))
 
-        return await self._writer.submit(write)
+    async def recall(self, once: Once) -> First | None:
+        """Return what a request was answered with before. Raises KeyReused where its key stands for another one."""
+        return await self._writer.submit(lambda tx: repeats.recall(tx, once))
+
+    async def tidy(self) -> None:
+        """Drop what has been kept long enough: finished operations, answers to repeat."""
+
+        def write(tx: Tx) -> None:
+            mutations.drop_old_operations(tx)
+            repeats.drop_old(tx)
+
+        await self._writer.submit(write)
 
     async def step(self, writes: tuple[AnyWrite, ...], operations: Sequence[Operation], say: str) -> None:
         """Commit one step of a planner. Raises Conflict or NoCapacity, and then nothing of it is kept."""
@@ -182,6 +193,17 @@ class Store:
             return tuple(sorted(rows, key=lambda event: event.seq))
 
         return await self._writer.submit(read)
+
+
+def _admit(tx: Tx, mutation: M) -> M:
+    once = mutation.once
+    if once and (first := repeats.recall(tx, once)):
+        raise Repeated(first)
+    done = mutations.admit(tx, mutation)
+    steps.apply_writes(tx, mutation.writes)
+    if once:
+        repeats.keep(tx, done, once)
+    return done
 
 
 def _closed(tx: Tx, operation: Operation) -> bool:

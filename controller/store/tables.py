@@ -146,6 +146,16 @@ queue = Table(
     Column("leased_until", Float, nullable=False),
 )
 
+repeat = Table(
+    "repeat",
+    METADATA,
+    Column("caller", String(128), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("at", Float, nullable=False, index=True),
+    Column("body", Text, nullable=False),
+)
+
 sequence = Table(
     "sequence",
     METADATA,

@@ -151,6 +151,32 @@ AnyWrite = (
 )
 
 
+class Once(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes a repeated request known: who sends it, under which Idempotency-Key, and what it asks for."""
+
+    caller: str
+    key: str
+    fingerprint: str
+    """Of method, address and body."""
+
+
+class First(msgspec.Struct, frozen=True, kw_only=True):
+    """What a key's first request was answered with."""
+
+    resource: AnyResource
+    operation: Operation
+    revealed: bool
+    """Whether it showed a secret, which nobody can show again."""
+
+
+class Repeated(Exception):
+    """The request was carried out before: unwinds its transaction and brings the first answer."""
+
+    def __init__(self, first: First) -> None:
+        super().__init__(first.operation.id)
+        self.first = first
+
+
 class Mutation(msgspec.Struct, frozen=True, kw_only=True):
     """One accepted request: rows that are committed together."""
 
@@ -162,3 +188,10 @@ class Mutation(msgspec.Struct, frozen=True, kw_only=True):
     writes: tuple[AnyWrite, ...] = ()
     closes: tuple[Operation, ...] = ()
     """Open operations that this one overtakes, as they end."""
+    once: Once | None = None
+    """Carried out once only, however often it is sent."""
+
+    @property
+    def reveals(self) -> bool:
+        """Say whether its answer shows a secret."""
+        return False
