@@ -51,6 +51,13 @@ class Controller:
         pid = int(note.read_text() or 0)
         return pid if alive(pid) else None
 
+    def started_at(self) -> float:
+        """Return when the controller that runs now was started, in seconds of the epoch; 0 while none runs."""
+        try:
+            return (self.control / "controller.pid").stat().st_mtime
+        except FileNotFoundError:
+            return 0
+
     def init(self) -> None:
         """Write the configuration and make the state, the CA and the database, unless they are there."""
         for folder in (self.folder, self.control, self.layout.logs):

@@ -101,8 +101,9 @@ class Controller:
         """Take a host in, as `controller.fleet.link` does."""
         if self.hosts.is_revoked(peer.host, peer.serial):
             return Session(peer), Refused(reason="revoked")
-        if (older := self.sessions.get(peer.host)) is not None:
-            await self.hang_up(older, "the host connected anew")
+        for older in self.sessions.all():
+            if older.host == peer.host:
+                await self.hang_up(older, "the host connected anew")
         session = Session(peer)
         assert await self.sessions.replace(session)
         try:

@@ -62,6 +62,7 @@ class World:
         self.hook = hook
         self.random = random.Random(seed)
         self.nodes: dict[str, Node] = {}
+        self._ashes: list[Node] = []
         self.controller: Controller | None = None
         self.deaths = 0
         self._directory = directory
@@ -130,7 +131,7 @@ class World:
         self.controller.close()
         self.controller = None
         self._controller_starts_at = self.now + RESTART_S
-        for node in self.nodes.values():
+        for node in (*self.nodes.values(), *self._ashes):
             node.session = None
             if node.wire:
                 node.wire.pull()
@@ -194,13 +195,15 @@ class World:
         return node
 
     def remove_machine(self, name: str) -> Node:
-        """Take a machine away for good, switched off."""
+        """Have a machine burn down. The controller notices as with a cut link."""
         self.cut_power(name)
-        return self.nodes.pop(name)
+        node = self.nodes.pop(name)
+        self._ashes.append(node)
+        return node
 
     def _break_links(self) -> bool:
         broke = False
-        for node in self.nodes.values():
+        for node in (*self.nodes.values(), *self._ashes):
             wire = node.wire
             if wire is None or wire.breaks_at is None or wire.breaks_at > self.now:
                 continue
@@ -315,10 +318,10 @@ class World:
                 times.append(node.agent_starts_at)
             else:
                 times.append(self.now + node.agent.loop.next_due_s())
-            if node.wire is not None and (at := node.wire.next_at()) is not None:
-                times.append(at)
             if node.wire is None and node.agent and not node.cut_off and self.controller:
                 times.append(node.dials_at)
             if (at := node.machine.guests.next_at()) is not None:
                 times.append(at)
+        wires = [node.wire for node in (*self.nodes.values(), *self._ashes) if node.wire is not None]
+        times += [at for wire in wires if (at := wire.next_at()) is not None]
         return min(times)
