@@ -10,8 +10,10 @@ from aiohttp import web
 
 from common.clock import Clock, system_clock
 from common.codec import to_json
+from common.errors import SkerryError
 from common.ids import Entropy
 from common.kinds.kind import AnyKind
+from controller.api.audit import Refusals, Trail
 from controller.api.body import MAX_BODY_BYTES
 from controller.api.call import Call, Contexts, Door, Handler
 from controller.api.events import HEARTBEAT_S, Events
@@ -61,6 +63,7 @@ def make_app(parts: Parts) -> web.Application:
     app.on_shutdown.append(waiting.stop)
     door = Door(parts.store)
     bound = _Bound(parts, door, waiting)
+    refusals = Refusals(parts.store, door, parts.clock)
     health = Health(parts.readiness, metrics, door, metrics_open=parts.config.api.metrics_open)
     open_to_all: Mapping[str, Endpoint] = {
         "health": health.health,
@@ -69,17 +72,24 @@ def make_app(parts: Parts) -> web.Application:
         "openapi": _openapi(parts.version),
     }
     for route in ROUTES:
-        endpoint = open_to_all[route.action] if route.public else _behind(door, route, bound.handler(route))
+        endpoint = open_to_all[route.action] if route.public else _behind(door, route, bound.handler(route), refusals)
         expect = hold_back if route.extra and route.extra.method == "PUT" else None
         app.router.add_route(route.method, route.path, endpoint, expect_handler=expect)
     return app
 
 
-def _behind(door: Door, route: Route, handler: Handler) -> Endpoint:
+def _behind(door: Door, route: Route, handler: Handler, refusals: Refusals) -> Endpoint:
     async def endpoint(request: web.Request) -> web.StreamResponse:
         return await handler(door.admit(request, route))
 
-    return endpoint
+    async def audited(request: web.Request) -> web.StreamResponse:
+        try:
+            return await endpoint(request)
+        except SkerryError as err:
+            await refusals.note(request, route, err)
+            raise
+
+    return audited if route.mutates else endpoint
 
 
 def _openapi(version: str) -> Endpoint:
@@ -106,6 +116,7 @@ class _Bound:
             "operations.show": operations.show,
             "operations.cancel": operations.cancel,
             "events": Events(store, door, waiting, parts.heartbeat_s).read,
+            "audit.verify": Trail(store).verify,
         }
         self._extras = extras(
             self._resources,

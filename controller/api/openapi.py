@@ -10,13 +10,14 @@ from common.codec import plain
 from common.errors import ERRORS, Problem
 from common.kinds import KINDS
 from common.kinds.kind import AnyKind, Resource, fields
-from controller.api import events, extras, operations
+from controller.api import audit, events, extras, operations
 from controller.api.commit import KEY_HEADER, KEYED
 from controller.api.query import LIST_PARAMETERS
 from controller.api.render import EventView, OperationView, WhoAmI
 from controller.api.routes import ROUTES, Route
 from controller.api.why import Why
 from controller.kinds.admission import NewResource, Patch
+from controller.store.rows import Verified
 
 Json = dict[str, Any]
 
@@ -24,11 +25,12 @@ QUERIES: Mapping[str, Mapping[str, str]] = {
     "operations.list": operations.LIST_PARAMETERS,
     "operations.show": operations.SHOW_PARAMETERS,
     "events": events.PARAMETERS,
+    "audit.verify": audit.VERIFY_PARAMETERS,
     "vm.log": extras.LOG_PARAMETERS,
 }
 """The query parameters of routes other than lists, by route name."""
 
-_INTEGERS = frozenset({"limit", "wait_s", "seen", "tail_bytes"})
+_INTEGERS = frozenset({"limit", "wait_s", "seen", "seq", "tail_bytes"})
 _CHANGES = frozenset({"create", "change", "delete", "verb", "operations.cancel"})
 _ACCEPTED_EXTRAS = frozenset({"image.content", "host.token"})
 
@@ -122,6 +124,10 @@ def _parameter_schema(route: Route, name: str) -> Json:
         return {"type": "integer", "minimum": 0}
     if name == "follow":
         return {"type": "boolean"}
+    if name == "result":
+        return {"type": "string", "enum": list(events.RESULTS)}
+    if name == "hash":
+        return {"type": "string", "pattern": "^[0-9a-f]{64}$"}
     if name == "state" and route.action == "operations.list":
         return {"type": "string", "enum": list(operations.STATES)}
     return {"type": "string"}
@@ -184,6 +190,10 @@ def _success(route: Route) -> Json:
         return {"200": _json(f"{_title(kind)}One", "The thing, and the names behind its ids.", changed=True)}
     if route.extra:
         return _extra_success(route.name, route.extra.returns)
+    return _general_success(route)
+
+
+def _general_success(route: Route) -> Json:
     match route.action:
         case "operations.list":
             return {"200": _json("OperationList", "One page, newest first.")}
@@ -195,6 +205,8 @@ def _success(route: Route) -> Json:
             page = _json("EventList", "One page, or a stream of events without end.")
             stream = {"text/event-stream": {"schema": {"type": "string"}}}
             return {"200": page | {"content": page["content"] | stream}}
+        case "audit.verify":
+            return {"200": _json("Verified", "What was found, and the chain's head.")}
         case "whoami":
             return {"200": _json("WhoAmI", "Whose token it is.")}
         case "metrics":
@@ -242,7 +254,7 @@ def _problem_response(status: int) -> Json:
 
 
 def _schemas() -> Json:
-    types: list[Any] = [Problem, OperationView, EventView, WhoAmI, Why, NewResource, Patch]
+    types: list[Any] = [Problem, OperationView, EventView, Verified, WhoAmI, Why, NewResource, Patch]
     for kind in KINDS:
         types += [kind.spec, kind.status]
     _, found = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")

@@ -6,10 +6,10 @@ from typing import Protocol
 
 import msgspec
 
-from common.ids import HostId, Id, RequestId
+from common.ids import HostId, RequestId
 from common.protocol import AttachConsole, Order
 from controller.kinds.admission import Admission
-from controller.store.rows import Change, Event
+from controller.store.rows import Change, Event, EventQuery, Head, Verified
 from controller.store.working import WorkingSet
 from controller.store.writes import First, Once
 
@@ -42,10 +42,16 @@ class Store(Protocol):
         """Return what a request was answered with before. Raises KeyReused where its key stands for another one."""
         ...
 
-    async def events(
-        self, after: int, limit: int, project: str | None, resource: Id | None = None
-    ) -> tuple[Event, ...]:
-        """Read events with a greater seq, in order; of one project, or (None) of all; or a resource's newest."""
+    async def events(self, after: int, limit: int, wanted: EventQuery, *, newest: bool = False) -> tuple[Event, ...]:
+        """Read events with a greater seq, in order; `newest`: the last ones instead of the first."""
+        ...
+
+    async def append(self, event: Event) -> None:
+        """Append an event. Raises Temporary where the store can't be written."""
+        ...
+
+    async def verify(self, noted: Head | None = None) -> Verified:
+        """Walk the chain of all events; a head that was noted outside must still be in it."""
         ...
 
     def watch(self) -> AbstractContextManager[Watch]:

@@ -4,6 +4,7 @@ import re
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from itertools import islice
 
 import msgspec
@@ -127,6 +128,20 @@ def integer(query: Mapping[str, str], name: str, default: int, least: int, most:
     if not re.fullmatch(r"[0-9]{1,19}", text) or not least <= int(text) <= most:
         raise bad(name, f"{text[:40]!r} is not a whole number from {least} to {most}", f"leave it out for {default}")
     return int(text)
+
+
+def moment(query: Mapping[str, str], name: str) -> float:
+    """Read a moment as epoch seconds; 0 where there is none. Raises Invalid."""
+    text = query.get(name, "")
+    if not text:
+        return 0.0
+    if re.fullmatch(r"[0-9]{1,11}(?:\.[0-9]{1,9})?", text):
+        return float(text)
+    try:
+        found = datetime.fromisoformat(text)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError) as err:
+        raise bad(name, f"{text[:40]!r} is no moment", "give epoch seconds or 2026-11-22T08:00:00Z") from err
 
 
 def refuse_unknown(query: Mapping[str, str], known: Collection[str]) -> None:

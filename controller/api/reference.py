@@ -61,6 +61,9 @@ _API_WORDS = """Everything is JSON under `/v1`. The whole of it, with every fiel
 - **Waiting**: `GET /v1/operations/{id}?wait_s=30` answers when the operation ends or is blocked; with `seen=REVISION`
   also as soon as its message or progress changes.
 - **Errors** are problem documents (RFC 9457); see [errors](errors.md).
+- **History**: every change is an event, with who asked for it, the spec before and after, and as `result` how it was
+  answered (accepted, denied, conflict) and how it ended (done, failed, cancelled). Events are chained by hashes;
+  `GET /v1/audit/verify` says whether any was changed, removed, inserted or moved since.
 - **Request ids**: every answer has `X-Request-Id`, which is also in the log and on the event; a caller may send its
   own."""
 

@@ -11,7 +11,7 @@ from common.ids import Id, RequestId
 from common.kinds.kind import AnyResource
 from common.refusal import Refusal
 from controller.auth.caller import Caller, sees
-from controller.store.rows import Event, Operation, OperationState
+from controller.store.rows import Event, EventResult, Operation, OperationState
 from controller.store.working import WorkingSet, references
 
 
@@ -51,6 +51,10 @@ class EventView(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     before: dict[str, Any] | None
     after: dict[str, Any] | None
+    result: EventResult
+    """Of a mutation: accepted, denied or conflict as it was answered; done, failed or cancelled as it ended."""
+    hash: str
+    """Of this event and the hash before it: see `/v1/audit/verify`."""
 
 
 class WhoAmI(msgspec.Struct, frozen=True, kw_only=True):

@@ -112,6 +112,24 @@ class EventShown(Answer, frozen=True):
     name: str = ""
     project: str = ""
     message: str = ""
+    result: str = ""
+
+
+class Head(Answer, frozen=True):
+    """The last event of the chain."""
+
+    seq: int
+    hash: str
+
+
+class Verified(Answer, frozen=True):
+    """Whether history is as it was written."""
+
+    intact: bool
+    events: int
+    head: Head
+    first_bad: int | None = None
+    problem: str = ""
 
 
 def shown(raw: msgspec.Raw) -> Shown:

@@ -244,6 +244,7 @@ def event_of(context: Context, action: str, row: AnyResource, was: AnyResource |
         message="",
         before=to_json(was.spec) if was else b"",
         after=b"" if row.deleted_at is not None else to_json(row.spec),
+        result="accepted",
     )
 
 

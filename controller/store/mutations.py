@@ -12,8 +12,8 @@ from common.errors import Conflict
 from common.ids import Id, RequestId
 from common.kinds.kind import AnyResource, Status
 from common.refusal import Refusal
-from controller.store import tables
-from controller.store.rows import Event, Operation, OperationState
+from controller.store import chain, tables
+from controller.store.rows import Event, EventResult, Operation, OperationState
 from controller.store.tx import Tx, resource_values
 from controller.store.working import references
 from controller.store.writes import Mutation
@@ -46,7 +46,7 @@ def admit(tx: Tx, mutation: M) -> M:
         )
     )
     tx.put(operation)
-    tx.append(mutation.event)
+    chain.append(tx, mutation.event)
     poke(tx, row.id)
     return msgspec.structs.replace(mutation, resource=row, operation=operation)
 
@@ -135,7 +135,7 @@ def conclude(tx: Tx, found: Conclusion, open_operations: Sequence[Operation]) ->
         if after != operation:
             closed.append(_store_operation(tx, after))
     if found.status.state != row.status.state:
-        tx.append(happened(tx, row, found.status.state, found.status.message, closed))
+        chain.append(tx, happened(tx, row, found.status.state, found.status.message, closed))
 
 
 def _operation_after(tx: Tx, operation: Operation, found: Conclusion) -> Operation:
@@ -182,7 +182,29 @@ def _store_operation(tx: Tx, operation: Operation) -> Operation:
     ).rowcount
     if there:
         tx.put(row)
+        if row.finished_at is not None:
+            chain.append(tx, _end_of(tx, row))
     return row
+
+
+def _end_of(tx: Tx, operation: Operation) -> Event:
+    """Return the event that a mutation came to its end, under the request that asked for it."""
+    result: EventResult = operation.state if operation.state in ("done", "failed", "cancelled") else ""
+    return Event(
+        seq=0,
+        at=tx.now,
+        actor="skerry",
+        request=operation.request,
+        action=f"operation.{operation.state}",
+        kind=operation.kind,
+        resource=operation.resource,
+        project=operation.project,
+        name=operation.name,
+        message=f"{operation.verb}: {operation.message}",
+        before=b"",
+        after=b"",
+        result=result,
+    )
 
 
 def happened(tx: Tx, row: AnyResource, what: str, message: str, operations: Sequence[Operation]) -> Event:

@@ -83,6 +83,10 @@ class Operation(Row, frozen=True, omit_defaults=True):
     revision: Revision
 
 
+EventResult = Literal["", "accepted", "denied", "conflict", "done", "failed", "cancelled"]
+"""Of a mutation: how it was answered, and how its operation ended. Empty: the event is no mutation's."""
+
+
 class Event(Row, frozen=True, omit_defaults=True):
     """One line of the append-only table that audit, watch and billing read."""
 
@@ -100,6 +104,59 @@ class Event(Row, frozen=True, omit_defaults=True):
     before: bytes
     """The spec (JSON) before a change, else empty."""
     after: bytes
+    result: EventResult = ""
+    hash: str = ""
+    """Of this row and the hash before it: see `chain`."""
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """The last event: its number and its hash."""
+
+    seq: int
+    hash: str
+
+
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """What a verification found."""
+
+    intact: bool
+    events: int
+    """That were checked before the first bad one."""
+    head: Head
+    first_bad: int | None
+    """The seq of the first event that is not as it was written, or that is missing."""
+    problem: str
+
+
+class EventQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events to read: those that fit everything that is given."""
+
+    project: str | None = None
+    """None: those of all projects, and of the cloud."""
+    resource: Id | None = None
+    actor: str = ""
+    action: str = ""
+    """`vm.create`, or with a star at the end all that begin so: `vm.*`."""
+    kind: str = ""
+    name: str = ""
+    request: str = ""
+    result: str = ""
+    since: float = 0.0
+
+    def matches(self, event: Event) -> bool:
+        """Say whether an event is one of them, as the database would."""
+        stem = self.action.removesuffix("*")
+        return (
+            self.project in (None, event.project)
+            and self.resource in (None, event.resource)
+            and self.actor in ("", event.actor)
+            and (event.action.startswith(stem) if self.action.endswith("*") else self.action in ("", event.action))
+            and self.kind in ("", event.kind)
+            and self.name in ("", event.name)
+            and self.request in ("", event.request)
+            and self.result in ("", event.result)
+            and event.at >= self.since
+        )
 
 
 class Token(Row, frozen=True):

@@ -8,12 +8,22 @@ from contextlib import contextmanager
 from sqlalchemy import select
 
 from common.ids import HostId, Id, Revision
-from controller.store import mutations, queue, repeats, steps, tables
+from controller.store import chain, history, mutations, queue, repeats, steps, tables
+from controller.store.chain import Walk
 from controller.store.load import load
 from controller.store.mutations import Conclusion, M
 from controller.store.queue import Finished
-from controller.store.rows import Change, Enrolment, Event, Operation, QueueRow
-from controller.store.tx import Tx, event_from
+from controller.store.rows import (
+    Change,
+    Enrolment,
+    Event,
+    EventQuery,
+    Head,
+    Operation,
+    QueueRow,
+    Verified,
+)
+from controller.store.tx import Tx
 from controller.store.working import WorkingSet
 from controller.store.writer import Writer
 from controller.store.writes import AnyWrite, First, Once, Repeated
@@ -170,29 +180,18 @@ class Store:
 
     async def append(self, event: Event) -> None:
         """Append to the event table."""
-        await self._writer.submit(lambda tx: tx.append(event))
+        await self._writer.submit(lambda tx: chain.append(tx, event))
 
-    async def events(
-        self, after: int, limit: int, project: str | None, resource: Id | None = None
-    ) -> tuple[Event, ...]:
-        """Return the events behind a sequence number, oldest first; of one project, or (None) of all.
+    async def events(self, after: int, limit: int, wanted: EventQuery, *, newest: bool = False) -> tuple[Event, ...]:
+        """Return the events behind a sequence number, oldest first; `newest`: the last ones instead of the first."""
+        return await self._writer.submit(lambda tx: history.read(tx, after, limit, wanted, newest=newest))
 
-        With `resource`, the newest `limit` events of it instead.
-        """
-
-        def read(tx: Tx) -> tuple[Event, ...]:
-            c = tables.event.c
-            statement = select(tables.event).where(c.seq > after).limit(limit)
-            if project is not None:
-                statement = statement.where(c.project == project)
-            if resource is not None:
-                statement = statement.where(c.resource == resource).order_by(c.seq.desc())
-            else:
-                statement = statement.order_by(c.seq)
-            rows = [event_from(row) for row in tx.run(statement).mappings().all()]
-            return tuple(sorted(rows, key=lambda event: event.seq))
-
-        return await self._writer.submit(read)
+    async def verify(self, noted: Head | None = None) -> Verified:
+        """Walk the whole chain of events. `noted`: a head written down outside, which must still be in it."""
+        walk = Walk(noted)
+        while True:
+            if found := await self._writer.submit(walk.page):
+                return found
 
 
 def _admit(tx: Tx, mutation: M) -> M:

@@ -114,9 +114,19 @@ event = Table(
     Column("message", Text, nullable=False),
     Column("before", Text, nullable=False),
     Column("after", Text, nullable=False),
+    Column("result", String(16), nullable=False),
+    Column("hash", String(64), nullable=False),
     Index("event_of_project", "project", "seq"),
     Index("event_of_resource", "resource", "seq"),
+    Index("event_of_request", "request"),
     sqlite_autoincrement=True,
+)
+
+chain = Table(
+    "chain",
+    METADATA,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", String(64), nullable=False),
 )
 
 token = Table(
