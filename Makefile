@@ -11,7 +11,7 @@ export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up down stop start status shell setup packages venv guest test lab-test bench check fmt clean
+.PHONY: help up down stop start status shell setup packages venv guest test lab-test bench check docs fmt clean
 
 help: ## say what there is
 	@echo "make TARGET [NAME=lab] [HOSTS=n] [HOST=h1]"
@@ -68,6 +68,9 @@ check: ## formatting, lint, types and import contracts
 	@.venv/bin/mypy
 	@.venv/bin/pyright
 	@.venv/bin/lint-imports
+
+docs: ## make docs/reference anew from the code
+	@$(PYTHON) -m controller.reference
 
 fmt: ## format and mend what can be mended
 	@.venv/bin/ruff format .

@@ -210,6 +210,7 @@ class Lab:
             self.controller.hold()  # it lets nobody else into its store
             write_private(token, self.controller.token().encode())
         self.controller.start()
+        self.controller.ensure_port()
         self._write_command()
         self.wait_for_api()
         self._say(f"controller {'answers' if fresh else 'runs already'} at {self.url}")

@@ -85,9 +85,7 @@ def command() -> click.Command:
             click.Option(
                 ["--after"], type=click.IntRange(min=0), default=0, metavar="N", help="Only those after this number"
             ),
-            click.Option(
-                ["--limit"], type=click.IntRange(min=1), metavar="N", help="At most so many of the past (default: all)"
-            ),
+            click.Option(["--limit"], type=click.IntRange(min=1), metavar="N", help="At most so many (default: all)"),
             click.Option(["-f", "--follow"], is_flag=True, help="Go on with what comes, until Ctrl-C"),
             click.Option(
                 ["--since"], type=Moment(), help="Only those from then on: 30m, 2h, 7d ago, or 2026-11-22T08:00"

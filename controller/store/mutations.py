@@ -21,6 +21,9 @@ from controller.store.writes import Mutation
 FINISHED_KEPT = 10_000
 """Finished operations that are kept; older ones are in the event table."""
 
+DROP_EVERY = 1000
+"""Older ones are dropped at every so manieth revision, and at start."""
+
 
 M = TypeVar("M", bound=Mutation)
 
@@ -48,10 +51,13 @@ def admit(tx: Tx, mutation: M) -> M:
     tx.put(operation)
     chain.append(tx, mutation.event)
     poke(tx, row.id)
+    if tx.revision % DROP_EVERY == 0:
+        drop_old_operations(tx)
     return msgspec.structs.replace(mutation, resource=row, operation=operation)
 
 
 def _insert(tx: Tx, wanted: AnyResource) -> AnyResource:
+    _refuse_gone_project(tx, wanted.project)
     row = msgspec.structs.replace(wanted, revision=tx.revision)
     try:
         with tx.connection.begin_nested():
@@ -91,6 +97,14 @@ def _refuse_gone_references(tx: Tx, row: AnyResource) -> None:
     there = set(tx.run(select(c.id).where(c.id.in_(wanted), c.deleted_at.is_(None))).scalars())
     if missing := wanted - there:
         raise Conflict(f"{', '.join(sorted(missing))} was deleted meanwhile", fix="use another one")
+
+
+def _refuse_gone_project(tx: Tx, name: str) -> None:
+    """Nothing is made in a project that goes: nobody could name it, and so delete it, afterwards."""
+    c = tables.resource.c
+    project = select(c.id).where(c.kind == "project", c.name == name, c.deleted_at.is_(None))
+    if name and tx.run(project).scalar_one_or_none() is None:
+        raise Conflict(f"project {name} was deleted meanwhile", fix="use another project")
 
 
 def poke(tx: Tx, resource: Id) -> None:

@@ -5,6 +5,7 @@ import pty
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from lab.commands import run
 from lab.layout import ROOT
 from lab.processes import end, marked, mentioning
 from lab.traces import COMMAND, traces
+from lab.underlay import ensure_underlay
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(300)]
 
@@ -129,6 +131,18 @@ def test_up_repairs_and_down_removes_what_was_killed(name: str) -> None:
     end(marked("SKERRY_LAB", str(lab.layout.folder)), signal.SIGKILL)
     lab.down()
     assert traces(lab.layout) == []
+
+
+def test_a_port_that_another_program_took_meanwhile_is_given_up(name: str) -> None:
+    lab = Lab(name)
+    ensure_underlay(lab.layout)
+    lab.controller.init()
+    port = int(lab.url.rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", port)):
+        lab.controller.start()
+        lab.controller.ensure_port()
+        assert lab.controller.listens()
+    assert int(lab.url.rpartition(":")[2]) != port
 
 
 def test_a_lost_command_line_token_is_made_anew(name: str) -> None:
