@@ -42,7 +42,9 @@ class Store(Protocol):
         """Return what a request was answered with before. Raises KeyReused where its key stands for another one."""
         ...
 
-    async def events(self, after: int, limit: int, wanted: EventQuery, *, newest: bool = False) -> tuple[Event, ...]:
+    async def events(
+        self, after: int, limit: int, wanted: EventQuery | None = None, *, newest: bool = False
+    ) -> tuple[Event, ...]:
         """Read events with a greater seq, in order; `newest`: the last ones instead of the first."""
         ...
 

@@ -182,9 +182,13 @@ class Store:
         """Append to the event table."""
         await self._writer.submit(lambda tx: chain.append(tx, event))
 
-    async def events(self, after: int, limit: int, wanted: EventQuery, *, newest: bool = False) -> tuple[Event, ...]:
+    async def events(
+        self, after: int, limit: int, wanted: EventQuery | None = None, *, newest: bool = False
+    ) -> tuple[Event, ...]:
         """Return the events behind a sequence number, oldest first; `newest`: the last ones instead of the first."""
-        return await self._writer.submit(lambda tx: history.read(tx, after, limit, wanted, newest=newest))
+        return await self._writer.submit(
+            lambda tx: history.read(tx, after, limit, wanted or EventQuery(), newest=newest)
+        )
 
     async def verify(self, noted: Head | None = None) -> Verified:
         """Walk the whole chain of events. `noted`: a head written down outside, which must still be in it."""

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 METADATA = MetaData()
@@ -114,8 +115,8 @@ event = Table(
     Column("message", Text, nullable=False),
     Column("before", Text, nullable=False),
     Column("after", Text, nullable=False),
-    Column("result", String(16), nullable=False),
-    Column("hash", String(64), nullable=False),
+    Column("result", String(16), nullable=False, server_default=text("''")),
+    Column("hash", String(64), nullable=False, server_default=text("''")),
     Index("event_of_project", "project", "seq"),
     Index("event_of_resource", "resource", "seq"),
     Index("event_of_request", "request"),
