@@ -149,6 +149,7 @@ async def _run(settings: Config) -> None:
                 store=store,
                 fleet=hosts,
                 blobs=blobs,
+                choose=loop.inventory.would_choose,
                 readiness=lambda: _unready(loop),
                 config=settings,
                 authority_fingerprint=authority.fingerprint(),

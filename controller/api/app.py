@@ -16,6 +16,7 @@ from common.kinds.kind import AnyKind
 from controller.api.audit import Refusals, Trail
 from controller.api.body import MAX_BODY_BYTES
 from controller.api.call import Call, Contexts, Door, Handler
+from controller.api.commit import Committer
 from controller.api.events import HEARTBEAT_S, Events
 from controller.api.extras import HostExtras, VmExtras, extras
 from controller.api.health import Health
@@ -23,7 +24,7 @@ from controller.api.metrics import Metrics
 from controller.api.middleware import explain_errors, identify, sign
 from controller.api.openapi import openapi
 from controller.api.operations import Callers, Operations
-from controller.api.ports import Fleet, Readiness, Store
+from controller.api.ports import Choose, Fleet, Readiness, Store
 from controller.api.resources import Resources
 from controller.api.routes import ROUTES, Route
 from controller.api.upload import Upload, hold_back
@@ -41,6 +42,7 @@ class Parts:
     store: Store
     fleet: Fleet
     blobs: Blobs
+    choose: Choose
     readiness: Readiness
     config: Config
     authority_fingerprint: str
@@ -108,8 +110,9 @@ class _Bound:
         store, fleet = parts.store, parts.fleet
         contexts = Contexts(store, parts.clock, parts.entropy)
         limit_bytes = parts.config.api.max_image_gib << 30
-        self._resources = Resources(store, contexts, parts.authority_fingerprint)
-        operations = Operations(store, contexts, waiting)
+        committer = Committer(store, parts.choose, parts.clock, parts.authority_fingerprint)
+        self._resources = Resources(store, contexts, committer)
+        operations = Operations(store, contexts, waiting, committer)
         self._general: Mapping[str, Handler] = {
             "whoami": Callers(parts.config.link_url).whoami,
             "operations.list": operations.list,
@@ -121,7 +124,7 @@ class _Bound:
         self._extras = extras(
             self._resources,
             HostExtras(store, fleet),
-            Upload(store, contexts, parts.blobs, limit_bytes, parts.entropy),
+            Upload(store, contexts, committer, blobs=parts.blobs, limit_bytes=limit_bytes, entropy=parts.entropy),
             VmExtras(store, fleet, door, waiting),
         )
 

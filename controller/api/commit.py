@@ -1,29 +1,33 @@
-"""From an admission to its answer: committed once, again where another request came between, repeated where asked."""
+"""From an admission to its answer: committed, answered again as the first time, or (a dry run) rehearsed."""
 
 import hashlib
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
 import msgspec
 import structlog
 from aiohttp import web
 
+from common.clock import Clock
 from common.codec import to_json
 from common.errors import Conflict, KeyReused, SkerryError
 from common.kinds.kind import AnyResource
 from common.secret import Secret
 from controller.api.call import Call
-from controller.api.ports import Store
-from controller.api.query import bad_header
+from controller.api.ports import Choose, Store
+from controller.api.preview import Intent, preview
+from controller.api.query import bad_header, flag
 from controller.api.render import answer, etag, names_of, operation_view, resource_view
-from controller.auth.caller import Caller
 from controller.kinds.admission import Admission
+from controller.kinds.outcome import Place
+from controller.kinds.planners import planner_of
 from controller.store.rows import Operation
-from controller.store.working import WorkingSet
 from controller.store.writes import First, Once, Repeated
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 TRIES = 5
 """A request that another one overtook between look and commit is admitted anew so often."""
@@ -35,57 +39,96 @@ KEYED = ("POST", "PATCH", "DELETE")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Done:
-    """A request that was carried out, now or before."""
-
-    resource: AnyResource
-    operation: Operation
-    revealed: Secret | None = None
-    again: bool = False
-    """It was carried out before, under the same Idempotency-Key: this is the first answer."""
-    revealed_before: bool = False
-    """The first answer showed a secret."""
+MUTATION_PARAMETERS = {
+    "dry_run": "true: check everything, to the books, and show what would come of it; nothing is kept (answer 200)",
+}
 
 
 class Committer:
-    """Admits and commits, again where another request came between, once only where a key says so."""
+    """Admits, commits and answers: again where another request came between, once only where a key says so."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, choose: Choose, clock: Clock, authority_fingerprint: str) -> None:
         self._store = store
+        self._choose = choose
+        self._clock = clock
+        self._fingerprint = authority_fingerprint
 
-    async def commit(self, call: Call, make: Callable[[], Admission]) -> Done:
-        """Commit what `make` admits. `make` looks anew at every try, so that a Conflict that stays is one that the
-        caller has to solve. What the same key asked for before is answered as it was then."""
+    async def answer(self, call: Call, make: Callable[[], Admission]) -> web.Response:
+        """Commit what `make` admits, and answer what came of it. `make` looks anew at every try, so that a Conflict
+        that stays is one that the caller has to solve. What the same key asked for before is answered as it was then;
+        a dry run does the same as far as the commit, and takes it back."""
+        if flag(call.request.query, "dry_run"):
+            return await self._again_where_overtaken(lambda: self._rehearsed(call, make()))
         once = await once_of(call)
         try:
-            done = await self._committed(make, once)
+            done = await self._again_where_overtaken(
+                lambda: self._store.admit(msgspec.structs.replace(make(), once=once))
+            )
         except Repeated as again:
-            return _again(again.first)
+            return self._repeated(call, again.first)
         except KeyReused:
             raise
         except SkerryError:
             # What a repeated request asks for is done by now: its name is taken, its thing gone, its ETag old.
             if once and (first := await self._store.recall(once)):
-                return _again(first)
+                return self._repeated(call, first)
             raise
-        return Done(resource=done.resource, operation=done.operation, revealed=done.revealed)
+        return self._accepted(call, done)
 
-    async def _committed(self, make: Callable[[], Admission], once: Once | None) -> Admission:
+    async def _again_where_overtaken(self, tried: Callable[[], Awaitable[T]]) -> T:
         for _ in range(TRIES - 1):
-            admitted = msgspec.structs.replace(make(), once=once)
+            attempt = tried()
             try:
-                return await self._store.admit(admitted)
+                return await attempt
             except KeyReused:
                 raise
             except Conflict as err:
                 log.info("request overtaken, admitted anew", why=err.detail)
-        return await self._store.admit(msgspec.structs.replace(make(), once=once))
+        return await tried()
 
+    async def _rehearsed(self, call: Call, admitted: Admission) -> web.Response:
+        intent = self._intent(admitted)
+        found = await self._store.rehearse(admitted, intent.writes)
+        seen = self._store.seen
+        shown = preview(admitted, intent, (found.changes, found.problem), seen, call.caller)
+        body = {
+            "dry_run": True,
+            "resource": resource_view(found.resource),
+            "names": names_of([found.resource], seen, call.caller),
+        }
+        return answer(body | msgspec.structs.asdict(shown))
 
-def _again(first: First) -> Done:
-    log.info("request repeated, answered as before", operation=first.operation.id)
-    return Done(resource=first.resource, operation=first.operation, again=True, revealed_before=first.revealed)
+    def _intent(self, admitted: Admission) -> Intent:
+        row = admitted.resource
+        outcome = planner_of(row.kind).plan(row, self._store.seen, self._clock())
+        return Intent(outcome=outcome, choice=self._choose(outcome.demand) if isinstance(outcome, Place) else None)
+
+    def _accepted(self, call: Call, done: Admission) -> web.Response:
+        shown = self._shown(done.resource, done.revealed)
+        return self._accept(call, done.resource, done.operation, {"revealed": shown} if shown else {})
+
+    def _repeated(self, call: Call, first: First) -> web.Response:
+        log.info("request repeated, answered as before", operation=first.operation.id)
+        more = {"revealed_before": _shown_before(first.resource)} if first.revealed else {}
+        response = self._accept(call, first.resource, first.operation, more)
+        response.headers["Idempotency-Replayed"] = "true"
+        return response
+
+    def _accept(self, call: Call, row: AnyResource, operation: Operation, more: Mapping[str, str]) -> web.Response:
+        body = {
+            "resource": resource_view(row),
+            "operation": operation_view(operation),
+            "names": names_of([row], self._store.seen, call.caller),
+            **more,
+        }
+        headers = {"ETag": etag(row), "Location": f"/v1/operations/{operation.id}"}
+        return answer(body, status=202, headers=headers)
+
+    def _shown(self, row: AnyResource, secret: Secret | None) -> str:
+        """A host's join token carries the authority's fingerprint, so that the host knows whom it may believe."""
+        if secret is None:
+            return ""
+        return f"{secret.reveal()}.{self._fingerprint}" if row.kind == "host" else secret.reveal()
 
 
 async def once_of(call: Call) -> Once | None:
@@ -106,23 +149,6 @@ def _canonical(body: bytes) -> bytes:
         return to_json(msgspec.json.decode(body)) if body.strip() else b"{}"
     except (msgspec.DecodeError, RecursionError, UnicodeError):
         return body
-
-
-def accepted(done: Done, seen: WorkingSet, caller: Caller, revealed: str = "") -> web.Response:
-    """Answer 202: what it is now, and the operation to wait for."""
-    body: dict[str, object] = {
-        "resource": resource_view(done.resource),
-        "operation": operation_view(done.operation),
-        "names": names_of([done.resource], seen, caller),
-    }
-    if revealed:
-        body["revealed"] = revealed
-    if done.revealed_before:
-        body["revealed_before"] = _shown_before(done.resource)
-    headers = {"ETag": etag(done.resource), "Location": f"/v1/operations/{done.operation.id}"}
-    if done.again:
-        headers["Idempotency-Replayed"] = "true"
-    return answer(body, status=202, headers=headers)
 
 
 def _shown_before(row: AnyResource) -> str:

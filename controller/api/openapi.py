@@ -11,7 +11,8 @@ from common.errors import ERRORS, Problem
 from common.kinds import KINDS
 from common.kinds.kind import AnyKind, Resource, fields
 from controller.api import audit, events, extras, operations
-from controller.api.commit import KEY_HEADER, KEYED
+from controller.api.commit import KEY_HEADER, KEYED, MUTATION_PARAMETERS
+from controller.api.preview import Preview
 from controller.api.query import LIST_PARAMETERS
 from controller.api.render import EventView, OperationView, WhoAmI
 from controller.api.routes import ROUTES, Route
@@ -98,6 +99,8 @@ def _parameters(route: Route) -> list[Json]:
         if f"{{{name}}}" in route.path
     ]
     known = LIST_PARAMETERS if route.action == "list" else QUERIES.get(route.name, {})
+    if _is_mutation(route):
+        known = {**known, **MUTATION_PARAMETERS}
     in_query = [
         {"name": name, "in": "query", "description": said, "schema": _parameter_schema(route, name)}
         for name, said in known.items()
@@ -117,12 +120,16 @@ def _parameters(route: Route) -> list[Json]:
     return [*in_path, *in_query, *in_header]
 
 
+def _is_mutation(route: Route) -> bool:
+    return route.action in _CHANGES or route.name in _ACCEPTED_EXTRAS
+
+
 def _parameter_schema(route: Route, name: str) -> Json:
     if name == "label":
         return {"type": "array", "items": {"type": "string", "pattern": "^[^=]+=.*$"}}
     if name in _INTEGERS or (name == "after" and route.action == "events"):
         return {"type": "integer", "minimum": 0}
-    if name == "follow":
+    if name in ("follow", "dry_run"):
         return {"type": "boolean"}
     if name == "result":
         return {"type": "string", "enum": list(events.RESULTS)}
@@ -162,7 +169,7 @@ def _responses(route: Route) -> Json:
     codes = {500} if route.public else {400, 401, 403, 500}
     if "{" in route.path:
         codes.add(404)
-    if route.action in _CHANGES or route.name in _ACCEPTED_EXTRAS:
+    if _is_mutation(route):
         codes |= {409, 413, 503}
     if route.kind and route.action in ("change", "delete", "verb"):
         codes |= {412}
@@ -182,8 +189,13 @@ def _responses(route: Route) -> Json:
 
 def _success(route: Route) -> Json:
     kind = route.kind
-    if kind and (route.action in _CHANGES or route.name in _ACCEPTED_EXTRAS):
-        return {"202": _json(f"{_title(kind)}Accepted", "Accepted; the operation says how it goes.", changed=True)}
+    if _is_mutation(route):
+        schema = f"{_title(kind)}Accepted" if kind else "Accepted"
+        said = (
+            "Accepted; the operation says how it goes." if kind else "The wish is taken back; this operation says how."
+        )
+        tried = _json("DryRun", "With dry_run: what would come of it. Nothing was kept.")
+        return {"200": tried, "202": _json(schema, said, changed=True)}
     if kind and route.action == "list":
         return {"200": _json(f"{_title(kind)}List", "One page, in the order of names.")}
     if kind and route.action == "show":
@@ -199,8 +211,6 @@ def _general_success(route: Route) -> Json:
             return {"200": _json("OperationList", "One page, newest first.")}
         case "operations.show":
             return {"200": _json("OperationView", "The operation.")}
-        case "operations.cancel":
-            return {"202": _json("Accepted", "The wish is taken back; this operation says how that goes.")}
         case "events":
             page = _json("EventList", "One page, or a stream of events without end.")
             stream = {"text/event-stream": {"schema": {"type": "string"}}}
@@ -254,7 +264,7 @@ def _problem_response(status: int) -> Json:
 
 
 def _schemas() -> Json:
-    types: list[Any] = [Problem, OperationView, EventView, Verified, WhoAmI, Why, NewResource, Patch]
+    types: list[Any] = [Problem, OperationView, EventView, Preview, Verified, WhoAmI, Why, NewResource, Patch]
     for kind in KINDS:
         types += [kind.spec, kind.status]
     _, found = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
@@ -266,6 +276,7 @@ def _schemas() -> Json:
     accepted = {"resource": {"type": "object"}, "operation": _ref("OperationView"), "names": names}
     return schemas | {
         "Accepted": _object(accepted, required=list(accepted)),
+        "DryRun": _dry_run(schemas["Preview"]),
         "OperationList": _page(_ref("OperationView"), {"type": ["string", "null"]}),
         "EventList": _page(_ref("EventView"), {"type": "integer"}),
         "Ready": _object({"ready": {"type": "boolean"}, "reasons": {"type": "array", "items": {"type": "string"}}}),
@@ -277,6 +288,13 @@ def _schemas() -> Json:
             }
         ),
     }
+
+
+def _dry_run(preview: Json) -> Json:
+    names = {"type": "object", "additionalProperties": {"type": "string"}, "description": "the name behind every id"}
+    resource = {"type": "object", "description": "the thing as it would be"}
+    own = {"dry_run": {"const": True}, "resource": resource, "names": names}
+    return _object(own | preview["properties"], required=[*own, *preview["required"]])
 
 
 def _schemas_of(kind: AnyKind, schemas: Json, labels: Json, name: Json) -> Json:

@@ -10,7 +10,7 @@ from common.kinds import kind_named
 from common.kinds.kind import AnyKind, Role
 from controller.api.body import refuse_body
 from controller.api.call import Call, Contexts
-from controller.api.commit import Committer, accepted
+from controller.api.commit import MUTATION_PARAMETERS, Committer
 from controller.api.ports import Store, Watch
 from controller.api.query import LIST_DEFAULT, LIST_MOST, bad, integer, refuse_unknown
 from controller.api.render import WhoAmI, answer, operation_view
@@ -39,11 +39,11 @@ STATES = ("running", "blocked", "done", "failed", "cancelled", "open")
 class Operations:
     """The handlers of operations."""
 
-    def __init__(self, store: Store, contexts: Contexts, waiting: Waiting) -> None:
+    def __init__(self, store: Store, contexts: Contexts, waiting: Waiting, committer: Committer) -> None:
         self._store = store
         self._contexts = contexts
         self._waiting = waiting
-        self._committer = Committer(store)
+        self._committer = committer
 
     async def list(self, call: Call) -> web.Response:
         """Answer one page of operations, newest first."""
@@ -100,7 +100,7 @@ class Operations:
 
     async def cancel(self, call: Call) -> web.Response:
         """Take a wish back."""
-        refuse_unknown(call.request.query, ())
+        refuse_unknown(call.request.query, MUTATION_PARAMETERS)
         await refuse_body(call.request)
         operation = self._found(call)
         kind = kind_named(operation.kind)
@@ -109,8 +109,7 @@ class Operations:
         def make() -> Admission:
             return admission.cancel(self._contexts.of(call.caller), self._found(call))
 
-        done = await self._committer.commit(call, make)
-        return accepted(done, self._store.seen, call.caller)
+        return await self._committer.answer(call, make)
 
     def _found(self, call: Call) -> Operation:
         identity = call.request.match_info["id"]

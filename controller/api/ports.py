@@ -8,10 +8,12 @@ import msgspec
 
 from common.ids import HostId, RequestId
 from common.protocol import AttachConsole, Order
+from common.refusal import Refusal
 from controller.kinds.admission import Admission
+from controller.scheduler.choose import Choice, Demand
 from controller.store.rows import Change, Event, EventQuery, Head, Verified
 from controller.store.working import WorkingSet
-from controller.store.writes import First, Once
+from controller.store.writes import AnyWrite, First, Once, Rehearsal
 
 
 class Watch(Protocol):
@@ -36,6 +38,10 @@ class Store(Protocol):
         Raises Conflict where things changed, Repeated where it was carried out before, KeyReused where its key stands
         for another request.
         """
+        ...
+
+    async def rehearse(self, mutation: Admission, following: tuple[AnyWrite, ...]) -> Rehearsal:
+        """Do all of `admit` and the step behind it, and take it back. Raises like `admit`."""
         ...
 
     async def recall(self, once: Once) -> First | None:
@@ -105,6 +111,9 @@ class Fleet(Protocol):
         """Compare wish and reality on a host. Raises Temporary where the host can't be asked."""
         ...
 
+
+Choose = Callable[[Demand], Choice | Refusal]
+"""Says which host would be chosen as things are now; reserves nothing."""
 
 Readiness = Callable[[], tuple[str, ...]]
 """Says why the controller is not ready to serve; empty: it is."""

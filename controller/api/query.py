@@ -130,6 +130,14 @@ def integer(query: Mapping[str, str], name: str, default: int, least: int, most:
     return int(text)
 
 
+def flag(query: Mapping[str, str], name: str) -> bool:
+    """Read true or false; false where it is left out. Raises Invalid."""
+    text = query.get(name, "false")
+    if text not in ("true", "false"):
+        raise bad(name, f"{text[:40]!r} is neither true nor false", f"say {name}=true, or leave it out")
+    return text == "true"
+
+
 def moment(query: Mapping[str, str], name: str) -> float:
     """Read a moment as epoch seconds; 0 where there is none. Raises Invalid."""
     text = query.get(name, "")

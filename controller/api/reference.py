@@ -58,6 +58,10 @@ _API_WORDS = """Everything is JSON under `/v1`. The whole of it, with every fiel
   answered as it was the first time (`Idempotency-Replayed: true`): after a lost answer, repeat the request as it was.
   With another body it is a 409, `idempotency-key-reused`. A secret is shown by the first answer only; a repeated one
   has `revealed_before` instead.
+- **Trying**: every change takes `?dry_run=true`. It runs as the real one does, up to the books and the first step that
+  would follow, and all of it is taken back: the answer (200) has the `resource` as it would be, the `checks` that held,
+  what `changes`, what comes `next` (for a machine the host that would be chosen, or the refusal with its costs) and the
+  `effects` (what a deletion takes along). What the real request would be refused for, it is refused for.
 - **Waiting**: `GET /v1/operations/{id}?wait_s=30` answers when the operation ends or is blocked; with `seen=REVISION`
   also as soon as its message or progress changes.
 - **Errors** are problem documents (RFC 9457); see [errors](errors.md).

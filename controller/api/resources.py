@@ -6,10 +6,9 @@ from aiohttp import web
 
 from common.errors import Denied, NotFound
 from common.kinds.kind import AnyKind, AnyResource, Scope, Verb
-from common.secret import Secret
 from controller.api.body import read_json, refuse_body
 from controller.api.call import Call, Contexts
-from controller.api.commit import Committer, accepted
+from controller.api.commit import MUTATION_PARAMETERS, Committer
 from controller.api.ports import Store
 from controller.api.query import Ordered, check_match, list_query, refuse_unknown, require_match, select
 from controller.api.render import answer, etag, names_of, resource_view
@@ -43,11 +42,10 @@ def own(seen: WorkingSet, caller: Caller, kind: AnyKind, project: str, name: str
 class Resources:
     """The handlers of every kind."""
 
-    def __init__(self, store: Store, contexts: Contexts, authority_fingerprint: str) -> None:
+    def __init__(self, store: Store, contexts: Contexts, committer: Committer) -> None:
         self._store = store
         self._contexts = contexts
-        self._committer = Committer(store)
-        self._fingerprint = authority_fingerprint
+        self._committer = committer
         self._ordered = Ordered(store.seen)
 
     async def list(self, kind: AnyKind, call: Call) -> web.Response:
@@ -74,15 +72,15 @@ class Resources:
 
     async def create(self, kind: AnyKind, call: Call) -> web.Response:
         """Accept a new thing."""
-        refuse_unknown(call.request.query, ())
+        refuse_unknown(call.request.query, MUTATION_PARAMETERS)
         body = await read_json(call.request, NewResource, f"the new {kind.name}")
-        return await self._accept(
+        return await self._committer.answer(
             call, lambda: admission.create(self._contexts.of(call.caller), kind, call.project, body)
         )
 
     async def change(self, kind: AnyKind, call: Call) -> web.Response:
         """Accept a change, made on the state that If-Match names."""
-        refuse_unknown(call.request.query, ())
+        refuse_unknown(call.request.query, MUTATION_PARAMETERS)
         body = await read_json(call.request, Patch, f"the change of a {kind.name}")
         match = call.request.headers.get("If-Match")
 
@@ -91,7 +89,7 @@ class Resources:
             require_match(match, row)
             return admission.change(self._contexts.of(call.caller), row, body)
 
-        return await self._accept(call, make)
+        return await self._committer.answer(call, make)
 
     async def delete(self, kind: AnyKind, call: Call) -> web.Response:
         """Accept a deletion."""
@@ -108,7 +106,7 @@ class Resources:
     async def _bodiless(
         self, kind: AnyKind, call: Call, admit: Callable[[admission.Context, AnyResource], Admission]
     ) -> web.Response:
-        refuse_unknown(call.request.query, ())
+        refuse_unknown(call.request.query, MUTATION_PARAMETERS)
         await refuse_body(call.request)
         match = call.request.headers.get("If-Match")
 
@@ -117,14 +115,4 @@ class Resources:
             check_match(match, row)
             return admit(self._contexts.of(call.caller), row)
 
-        return await self._accept(call, make)
-
-    async def _accept(self, call: Call, make: Callable[[], Admission]) -> web.Response:
-        done = await self._committer.commit(call, make)
-        return accepted(done, self._store.seen, call.caller, self._shown(done.resource, done.revealed))
-
-    def _shown(self, row: AnyResource, secret: Secret | None) -> str:
-        """A host's join token carries the authority's fingerprint, so that the host knows whom it may believe."""
-        if secret is None:
-            return ""
-        return f"{secret.reveal()}.{self._fingerprint}" if row.kind == "host" else secret.reveal()
+        return await self._committer.answer(call, make)

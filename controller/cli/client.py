@@ -149,6 +149,11 @@ class Client:
             )
         return raw
 
+    async def rehearse(self, method: str, path: str, *, body: object = None, etag: str = "") -> bytes:
+        """Send a mutation as a dry run and return the answer's bytes."""
+        headers = {"If-Match": etag} if etag else None
+        return (await self._read(method, path, query={"dry_run": "true"}, body=body, headers=headers))[0]
+
     async def _until_answered(self, method: str, path: str, body: object, headers: Mapping[str, str]) -> bytes:
         """Send a request with a key until it is answered. One that never went out is not repeated."""
         ends = time.monotonic() + REPEAT_FOR_S

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from controller.cli.parts import Ordered, connection_options, examples, form_option, wait_options
+from controller.cli.parts import Ordered, connection_options, dry_run_option, examples, form_option, wait_options
 from controller.cli.session import asked_project, form, talk
 
 if TYPE_CHECKING:
@@ -120,8 +120,13 @@ def _wait() -> click.Command:
 
 
 def _cancel() -> click.Command:
-    def run(operation: str) -> None:
+    def run(operation: str, dry_run: bool) -> None:
         async def work(client: "Client") -> None:
+            from controller.cli.rehearsal import rehearse  # noqa: PLC0415
+
+            if dry_run:
+                await rehearse(client, "POST", f"/v1/operations/{operation}/cancel")
+                return
             await client.change("POST", f"/v1/operations/{operation}/cancel")
             click.echo(f"operation {operation}: its withdrawal is accepted")
 
@@ -133,7 +138,7 @@ def _cancel() -> click.Command:
         short_help="Take a wish back.",
         help="Take a wish back: what was being created is deleted, a change is set back. A delete can't be taken back."
         "\n\n" + examples("skerry operation cancel op-0123456789ab"),
-        params=[_id(), *connection_options()],
+        params=[_id(), dry_run_option(), *connection_options(), form_option()],
     )
 
 

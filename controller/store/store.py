@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import select
 
+from common.errors import SkerryError
 from common.ids import HostId, Id, Revision
 from controller.store import chain, history, mutations, queue, repeats, steps, tables
 from controller.store.chain import Walk
@@ -26,7 +27,7 @@ from controller.store.rows import (
 from controller.store.tx import Tx
 from controller.store.working import WorkingSet
 from controller.store.writer import Writer
-from controller.store.writes import AnyWrite, First, Once, Repeated
+from controller.store.writes import AnyWrite, First, Mutation, Once, Rehearsal, Repeated
 
 WATCH_BATCHES = 1024
 """Batches of changes a watcher may be behind before it is told to start again."""
@@ -126,6 +127,19 @@ class Store:
         """
         return await self._writer.submit(lambda tx: _admit(tx, mutation))
 
+    async def rehearse(self, mutation: M, following: tuple[AnyWrite, ...]) -> Rehearsal:
+        """Do all of `admit`, and the step that would follow, and take all of it back. Raises like `admit`; what stops
+        only the step is in the result."""
+
+        def write(tx: Tx) -> None:
+            raise _TakenBack(_rehearse(tx, mutation, following))
+
+        try:
+            await self._writer.submit(write)
+        except _TakenBack as end:
+            return end.found
+        raise AssertionError("a rehearsal is never committed")
+
     async def recall(self, once: Once) -> First | None:
         """Return what a request was answered with before. Raises KeyReused where its key stands for another one."""
         return await self._writer.submit(lambda tx: repeats.recall(tx, once))
@@ -196,6 +210,27 @@ class Store:
         while True:
             if found := await self._writer.submit(walk.page):
                 return found
+
+
+class _TakenBack(Exception):
+    """Ends the transaction of a rehearsal, so that nothing of it is kept."""
+
+    def __init__(self, found: Rehearsal) -> None:
+        super().__init__("taken back")
+        self.found = found
+
+
+def _rehearse(tx: Tx, mutation: Mutation, following: tuple[AnyWrite, ...]) -> Rehearsal:
+    done = _admit(tx, mutation)
+    before = len(tx.changes)
+    problem: SkerryError | None = None
+    try:
+        with tx.connection.begin_nested():
+            steps.apply_writes(tx, following)
+    except SkerryError as err:
+        problem = err
+    changes = () if problem else tuple(tx.changes[before:])
+    return Rehearsal(resource=done.resource, changes=changes, problem=problem)
 
 
 def _admit(tx: Tx, mutation: M) -> M:

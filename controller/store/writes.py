@@ -7,9 +7,10 @@ nothing of the step is kept, and the planner looks again.
 import msgspec
 
 from common.documents import AnyDoc, DocKey
+from common.errors import SkerryError
 from common.ids import HostId, Id
 from common.kinds.kind import AnyResource, Spec
-from controller.store.rows import Capacity, Enrolment, Event, Operation, Placement, Token
+from controller.store.rows import Capacity, Change, Enrolment, Event, Operation, Placement, Token
 
 
 class Write(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,3 +196,14 @@ class Mutation(msgspec.Struct, frozen=True, kw_only=True):
     def reveals(self) -> bool:
         """Say whether its answer shows a secret."""
         return False
+
+
+class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
+    """What a mutation and the step behind it would have written."""
+
+    resource: AnyResource
+    """As it would be stored."""
+    changes: tuple[Change, ...]
+    """Of the step."""
+    problem: SkerryError | None
+    """What stopped the step."""
