@@ -179,7 +179,7 @@ def _forget_host(tx: Tx, host: HostId) -> None:
 
 
 def _put_token(tx: Tx, token: Token) -> None:
-    tx.run(delete(tables.token).where(tables.token.c.resource == token.resource))
+    _remove_token(tx, token.resource)
     tx.run(
         insert(tables.token).values(
             digest=token.digest, resource=token.resource, project=token.project, role=int(token.role)
@@ -211,6 +211,15 @@ def put_enrolment(tx: Tx, enrolment: Enrolment) -> None:
     if tx.run(update(table).where(table.c.host == enrolment.host).values(**values)).rowcount == 0:
         tx.run(insert(table).values(host=enrolment.host, **values))
     tx.put(enrolment)
+
+
+def note_endpoint(tx: Tx, host: HostId, vtep: str, underlay_mtu: int) -> None:
+    """Note where other hosts reach one. Nothing else of its enrolment changes: it may have been replaced just now."""
+    table = tables.enrolment
+    body = tx.run(select(table.c.body).where(table.c.host == host)).scalar_one_or_none()
+    if body is not None:
+        found = msgspec.json.decode(body, type=Enrolment)
+        put_enrolment(tx, msgspec.structs.replace(found, vtep=vtep, underlay_mtu=underlay_mtu))
 
 
 def use_join_token(tx: Tx, digest: str, serial: str) -> Enrolment | None:

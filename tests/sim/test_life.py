@@ -222,7 +222,7 @@ class Life(RuleBasedStateMachine):
             case "driver fails":
                 node.machine.hiccups = 2
             case "lose" | "repeat" | "swap" if node.wire:
-                node.wire.accidents.append(what)  # type: ignore[arg-type]
+                node.wire.accidents.append(what)
             case _:
                 pass
 
