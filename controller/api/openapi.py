@@ -14,7 +14,7 @@ from controller.api import audit, events, extras, operations
 from controller.api.commit import KEY_HEADER, KEYED, MUTATION_PARAMETERS
 from controller.api.preview import Preview
 from controller.api.query import LIST_PARAMETERS
-from controller.api.render import EventView, OperationView, WhoAmI
+from controller.api.render import EventView, OperationOne, OperationView, WhoAmI
 from controller.api.routes import ROUTES, Route
 from controller.api.why import Why
 from controller.kinds.admission import NewResource, Patch
@@ -210,7 +210,7 @@ def _general_success(route: Route) -> Json:
         case "operations.list":
             return {"200": _json("OperationList", "One page, newest first.")}
         case "operations.show":
-            return {"200": _json("OperationView", "The operation.")}
+            return {"200": _json("OperationOne", "The operation, with its timeline.")}
         case "events":
             page = _json("EventList", "One page, or a stream of events without end.")
             stream = {"text/event-stream": {"schema": {"type": "string"}}}
@@ -264,7 +264,8 @@ def _problem_response(status: int) -> Json:
 
 
 def _schemas() -> Json:
-    types: list[Any] = [Problem, OperationView, EventView, Preview, Verified, WhoAmI, Why, NewResource, Patch]
+    views = (OperationOne, OperationView, EventView, Preview, Verified, WhoAmI, Why)
+    types: list[Any] = [Problem, *views, NewResource, Patch]
     for kind in KINDS:
         types += [kind.spec, kind.status]
     _, found = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")

@@ -13,7 +13,7 @@ from controller.api.call import Call, Contexts
 from controller.api.commit import MUTATION_PARAMETERS, Committer
 from controller.api.ports import Store, Watch
 from controller.api.query import LIST_DEFAULT, LIST_MOST, bad, integer, refuse_unknown
-from controller.api.render import WhoAmI, answer, operation_view
+from controller.api.render import WhoAmI, answer, operation_one, operation_view
 from controller.api.waiting import Waiting
 from controller.auth.caller import Caller, authorise, sees_history
 from controller.kinds import admission
@@ -26,6 +26,7 @@ LIST_PARAMETERS = {
     "project": "only those of this project",
     "state": "only those in this state: running, blocked, done, failed, cancelled; or open: running or blocked",
     "resource": "only those of the thing with this id",
+    "request": "only those of the request with this id",
     "limit": f"how many at most, 1 to {LIST_MOST}",
     "after": "the cursor that the page before gave as `next`",
 }
@@ -50,7 +51,8 @@ class Operations:
         query = call.request.query
         refuse_unknown(query, LIST_PARAMETERS)
         limit = integer(query, "limit", LIST_DEFAULT, 1, LIST_MOST)
-        wanted = _filter(query.get("project"), _state(query.get("state", "")), query.get("resource"))
+        state = _state(query.get("state", ""))
+        wanted = _filter(query.get("project"), state, query.get("resource"), query.get("request"))
         after = self._cursor(query.get("after"), call.caller)
         rows = sorted(
             (op for op in self._store.seen.operations() if wanted(op) and _sees(call.caller, op)),
@@ -80,7 +82,7 @@ class Operations:
         operation = self._found(call)
         if wait_s and not _is_news(operation, known):
             operation = await self._awaited(operation, known, wait_s)
-        return answer(operation_view(operation))
+        return answer(operation_one(operation))
 
     async def _awaited(self, operation: Operation, known: int, wait_s: float) -> Operation:
         with self._store.watch() as watch:
@@ -165,10 +167,11 @@ def _state(text: str) -> str:
     return text
 
 
-def _filter(project: str | None, state: str, resource: str | None) -> Callable[[Operation], bool]:
+def _filter(project: str | None, state: str, resource: str | None, request: str | None) -> Callable[[Operation], bool]:
     states = ("running", "blocked") if state == "open" else (state,)
     return lambda op: (
         (project is None or op.project == project)
         and (not state or op.state in states)
         and (resource is None or op.resource == resource)
+        and (request is None or op.request == request)
     )

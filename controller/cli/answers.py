@@ -34,6 +34,18 @@ class Shown(Answer, frozen=True):
     deleted_at: float | None = None
 
 
+class StepShown(Answer, frozen=True):
+    """One step of an operation's timeline."""
+
+    at: float
+    what: str
+    host: str = ""
+    seconds: float | None = None
+    retries: int = 0
+    cause: str = ""
+    phase: bool = False
+
+
 class OperationShown(Answer, frozen=True):
     """An operation."""
 
@@ -52,6 +64,8 @@ class OperationShown(Answer, frozen=True):
     created_at: float = 0
     finished_at: float | None = None
     revision: int = 0
+    steps: tuple[StepShown, ...] = ()
+    steps_dropped: int = 0
 
     @property
     def subject(self) -> str:

@@ -53,9 +53,27 @@ class Document(Row, frozen=True):
     doc: AnyDoc
     gone: bool
     revision: Revision
+    request: RequestId = RequestId("")
+    """Of the caller that it was last written for, where it was for one."""
 
 
 OperationState = Literal["running", "blocked", "done", "failed", "cancelled"]
+
+
+class OperationStep(Row, frozen=True, omit_defaults=True):
+    """One thing that was done for an operation, or (a phase) that it waited for."""
+
+    at: float
+    """When it began, by the clock of whoever did it."""
+    what: str
+    host: str = ""
+    """The names of the hosts it was done on or for; empty: it concerned the controller only."""
+    seconds: float | None = None
+    """None: it is not over."""
+    retries: int = 0
+    cause: str = ""
+    """Why the last try failed, or why no host fits."""
+    phase: bool = False
 
 
 class Operation(Row, frozen=True, omit_defaults=True):
@@ -81,6 +99,9 @@ class Operation(Row, frozen=True, omit_defaults=True):
     created_at: float
     finished_at: float | None
     revision: Revision
+    steps: tuple[OperationStep, ...] = ()
+    steps_dropped: int = 0
+    """Steps that are not kept, from the middle."""
 
 
 EventResult = Literal["", "accepted", "denied", "conflict", "done", "failed", "cancelled"]

@@ -122,9 +122,10 @@ def _put_document(tx: Tx, wanted: PutDocument) -> None:
         doc=wanted.doc,
         gone=False,
         revision=tx.revision,
+        request=wanted.request,
     )
     body = to_json(row.doc).decode()
-    values = {"owner": row.owner, "body": body, "gone": False, "revision": row.revision}
+    values = {"owner": row.owner, "body": body, "gone": False, "revision": row.revision, "request": row.request}
     there = tx.run(update(table).where(c.host == row.host, c.key == row.key).values(**values)).rowcount
     if not there:
         tx.run(insert(table).values(host=row.host, key=row.key, **values))
@@ -135,7 +136,12 @@ def _tombstone(tx: Tx, wanted: Tombstone) -> None:
     table, c = tables.document, tables.document.c
     where = (c.host == wanted.host, c.key == wanted.key, c.gone.is_(False))
     row = (
-        tx.run(update(table).where(*where).values(gone=True, revision=tx.revision).returning(*table.c))
+        tx.run(
+            update(table)
+            .where(*where)
+            .values(gone=True, revision=tx.revision, request=wanted.request)
+            .returning(*table.c)
+        )
         .mappings()
         .one_or_none()
     )

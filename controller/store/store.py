@@ -27,7 +27,7 @@ from controller.store.rows import (
 from controller.store.tx import Tx
 from controller.store.working import WorkingSet
 from controller.store.writer import Writer
-from controller.store.writes import AnyWrite, First, Mutation, Once, Rehearsal, Repeated
+from controller.store.writes import AnyWrite, First, Mutation, Once, Rehearsal, Repeated, Taken
 
 WATCH_BATCHES = 1024
 """Batches of changes a watcher may be behind before it is told to start again."""
@@ -153,12 +153,19 @@ class Store:
 
         await self._writer.submit(write)
 
-    async def step(self, writes: tuple[AnyWrite, ...], operations: Sequence[Operation], say: str) -> None:
+    async def step(
+        self,
+        writes: tuple[AnyWrite, ...],
+        operations: Sequence[Operation],
+        say: str,
+        taken: Taken | None = None,
+    ) -> None:
         """Commit one step of a planner. Raises Conflict or NoCapacity, and then nothing of it is kept."""
 
         def write(tx: Tx) -> None:
+            there = [op for op in operations if not _closed(tx, op)]
+            mutations.progress(tx, there, say, taken or Taken(began=tx.now))
             steps.apply_writes(tx, writes)
-            mutations.progress(tx, [op for op in operations if not _closed(tx, op)], say)
 
         await self._writer.submit(write)
 

@@ -88,6 +88,7 @@ document = Table(
     Column("body", Text, nullable=False),
     Column("gone", Boolean, nullable=False),
     Column("revision", BigInteger, nullable=False),
+    Column("request", String(64), nullable=False, server_default=text("''")),
 )
 
 operation = Table(

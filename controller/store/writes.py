@@ -8,9 +8,9 @@ import msgspec
 
 from common.documents import AnyDoc, DocKey
 from common.errors import SkerryError
-from common.ids import HostId, Id
+from common.ids import HostId, Id, RequestId
 from common.kinds.kind import AnyResource, Spec
-from controller.store.rows import Capacity, Change, Enrolment, Event, Operation, Placement, Token
+from controller.store.rows import Capacity, Change, Enrolment, Event, Operation, OperationStep, Placement, Token
 
 
 class Write(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +86,7 @@ class PutDocument(Write, frozen=True):
     host: HostId
     owner: Id
     doc: AnyDoc
+    request: RequestId = RequestId("")
 
 
 class Tombstone(Write, frozen=True):
@@ -93,6 +94,7 @@ class Tombstone(Write, frozen=True):
 
     host: HostId
     key: DocKey
+    request: RequestId = RequestId("")
 
 
 class ForgetHost(Write, frozen=True):
@@ -207,3 +209,12 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
     """Of the step."""
     problem: SkerryError | None
     """What stopped the step."""
+
+
+class Taken(msgspec.Struct, frozen=True, kw_only=True):
+    """A step as the timeline shows it, and what hosts did meanwhile."""
+
+    began: float
+    host: str = ""
+    retries: int = 0
+    steps: tuple[OperationStep, ...] = ()

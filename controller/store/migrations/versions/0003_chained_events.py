@@ -18,8 +18,8 @@ _PAGE = 1000
 
 def upgrade() -> None:
     """Add the columns and the head, and chain the rows."""
-    text = sa.Column("result", sa.String(16), nullable=False, server_default="")
-    digest = sa.Column("hash", sa.String(64), nullable=False, server_default="")
+    text = sa.Column("result", sa.String(16), nullable=False, server_default=sa.text("''"))
+    digest = sa.Column("hash", sa.String(64), nullable=False, server_default=sa.text("''"))
     op.add_column("event", text)
     op.add_column("event", digest)
     op.create_index("event_of_request", "event", ["request"])
