@@ -191,7 +191,7 @@ def _plan_active(turn: _Turn, domain: LiveDomain) -> Outcome:
     for mark in (STOP_ASKED, STOPPED_BY_GUEST):
         if mark in turn.marks:
             return Mark(name=mark, value=None)
-    if domain.start_generation is None or domain.start_generation < doc.start_generation:
+    if not turn.same_run:  # also where it is ahead, by a wish that was taken back: else the next one would be no news
         return Do(Stamp(vm=doc.id, metadata=metadata_xml(doc, domain.shape)), "noting that it runs as wished")
     if domain.activity == "paused":
         return _plan_paused(turn, domain)

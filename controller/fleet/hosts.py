@@ -139,7 +139,8 @@ class Hosts:
             self._syncs.put_nowait(session)
         await self._happened(row, "connected", "")
         view = self._seen.host(session.host)
-        view.connected, view.since, view.inventory = True, self._clock(), hello.inventory
+        view.connected, view.since = True, self._clock()
+        view.inventory, view.agent_version = hello.inventory, hello.agent_version
         self._changed(session.host)
         return Welcome(
             protocol=min(PROTOCOL, hello.protocol),

@@ -118,6 +118,46 @@ def test_a_verb_that_is_taken_back_while_the_guest_obeys_leaves_it_running(cloud
     clear(cloud)
 
 
+def test_an_operation_is_done_at_the_moment_its_wish_has_come_true_and_not_before(cloud: Cloud) -> None:
+    prepare(cloud, hosts=1)
+    node = boot(cloud)
+    vm = row(cloud, "vm", "web").id
+    for verb, boots in (("stop", None), ("start", 1), ("reboot", 2), ("stop", None), ("start", 2)):
+        asked = cloud.verb("shop", "web", verb).operation.id
+        cloud.world.run_until(
+            lambda asked=asked: cloud.seen.operation(asked).finished_at is not None,  # type: ignore[misc, union-attr]
+            limit_s=60,
+            what=f"{verb} is done",
+        )
+        run = node.machine.guests.runs.get(vm)
+        assert (run.stamp.boot_generation if run else None) == boots, f"after {verb}"
+    gone_at = cloud.delete("vm", "shop", "web").operation.id
+    cloud.world.run_until(
+        lambda: cloud.seen.operation(gone_at).finished_at is not None,  # type: ignore[union-attr]
+        limit_s=60,
+        what="the delete is done",
+    )
+    assert not node.machine.guests.definitions
+    assert not node.machine.disks
+
+
+def test_a_reboot_that_was_taken_back_too_late_does_not_swallow_the_next_one(cloud: Cloud) -> None:
+    prepare(cloud, hosts=1)
+    node = boot(cloud)
+    runs, vm = node.machine.guests.runs, row(cloud, "vm", "web").id
+    asked = cloud.verb("shop", "web", "reboot")
+    cloud.world.run_until(
+        lambda: vm in runs and runs[vm].stamp.boot_generation == 2, limit_s=30, what="the guest has rebooted"
+    )
+    cloud.cancel(asked.operation.id)
+    cloud.world.run(5)
+    first = runs[vm].started_at
+    cloud.verb("shop", "web", "reboot")
+    cloud.world.run(10)
+    assert runs[vm].started_at > first
+    clear(cloud)
+
+
 def test_a_start_while_the_guest_still_stops_ends_running(cloud: Cloud) -> None:
     prepare(cloud, hosts=1)
     boot(cloud)
@@ -185,6 +225,12 @@ def test_a_host_whose_plug_was_pulled_boots_its_vms_with_the_controller_gone(clo
     assert all(own.served and own.leases for own in served.values())
     cloud.world.run(3600)
     clear(cloud)
+
+
+def test_a_host_shows_what_its_agent_said(cloud: Cloud) -> None:
+    prepare(cloud, hosts=1)
+    status = row(cloud, "host", "h0").status
+    assert (status.state, status.agent_version, status.cpu_threads, status.address) == ("ready", "sim", 4, "10.77.0.10")
 
 
 def test_a_vm_on_a_lost_host_is_deleted_with_the_host(cloud: Cloud) -> None:
