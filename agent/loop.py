@@ -13,12 +13,15 @@ import random
 import time
 from collections.abc import Callable, Container, Iterable, Mapping
 
+import msgspec
 import structlog
+from structlog.contextvars import bound_contextvars
 
+from agent import taken
 from agent.kinds.unit import AnyUnitKind, Do, Mark, Settled, UnitKey, Wait, Wish
 from agent.memory import Memory
 from common.clock import Clock, system_clock
-from common.documents import Desired, DocKey, Report
+from common.documents import Desired, DocKey, Report, StepTaken
 from common.errors import SkerryError, Temporary
 from common.faults import Faults
 from common.protocol import reports_digest
@@ -61,6 +64,7 @@ class _Entry:
         "poked",
         "problem",
         "settled",
+        "steps",
         "tried_at",
         "waiting",
     )
@@ -79,6 +83,8 @@ class _Entry:
         """Of the last turn, if it failed: the same traceback is not logged again at every try."""
         self.waiting = False
         self.settled = False
+        self.steps: list[StepTaken] = []
+        """Taken since its documents changed last, the newest few."""
 
 
 class Loop:
@@ -118,7 +124,7 @@ class Loop:
 
     def reports(self) -> tuple[Report, ...]:
         """Return the last report of every document, for a resync."""
-        return tuple(self._held[key] for key in sorted(self._held))
+        return tuple(self._with_steps(self._held[key]) for key in sorted(self._held))
 
     def observed_digest(self) -> str:
         """Return the name of the set of reports, to compare with the controller's."""
@@ -127,6 +133,11 @@ class Loop:
     def last_words(self) -> tuple[Report, ...]:
         """Return the reports of tombstones that are done: said again at every hello until they were delivered."""
         return tuple(report for report in self.reports() if self._is_last(report))
+
+    def _with_steps(self, report: Report) -> Report:
+        """Return a report as it is sent: that of a unit's own document tells of the steps taken for it."""
+        entry = self._entries.get(UnitKey(report.key))
+        return msgspec.structs.replace(report, steps=tuple(entry.steps)) if entry and entry.steps else report
 
     async def delivered(self, reports: Iterable[Report]) -> None:
         """Take note that these reports went out: what is gone and reported gone is forgotten."""
@@ -156,6 +167,7 @@ class Loop:
         for unit in units:
             entry = self._entries.setdefault(unit, _Entry(self._timer()))
             entry.failures = 0
+            entry.steps.clear()
             entry.changed = entry.busy
             entry.due_at = self._timer()
         self._bell.set()
@@ -210,13 +222,17 @@ class Loop:
 
     async def turn(self, unit: UnitKey) -> None:
         """Observe, plan and apply until the plan comes to rest. Raises nothing but cancellation and planted deaths."""
+        with bound_contextvars(**_asked_by(self.memory.wish(unit))):
+            await self._turn(unit)
+
+    async def _turn(self, unit: UnitKey) -> None:
         entry = self._entries.setdefault(unit, _Entry(self._timer()))
         entry.busy = True
         entry.poked = entry.changed = False
         entry.tried_at = self._timer()
         entry.due_at = self._timer() + SLOW_TIMER_S * (0.8 + 0.4 * self._chance())
         try:
-            end, steps = await self._steps(unit)
+            end, steps = await self._steps(unit, entry)
             self._rested(unit, entry, end, steps)
         except SkerryError as err:
             self._failed(unit, entry, err.detail)
@@ -238,7 +254,7 @@ class Loop:
                 self.looked.set()
             self._bell.set()
 
-    async def _steps(self, unit: UnitKey) -> tuple[Wait | Settled, int]:
+    async def _steps(self, unit: UnitKey, entry: _Entry) -> tuple[Wait | Settled, int]:
         kind = self._kinds[unit.partition("/")[0]]
         steps = 0
         for _ in range(MAX_STEPS):
@@ -250,9 +266,11 @@ class Loop:
             match kind.plan(wish, seen, self._clock()):
                 case Do(step=step, say=say):
                     guard_destruction(wish, step)
+                    taken.begin(entry.steps, say, self._clock())
                     self._hold_pending(wish, message=say)
                     async with asyncio.timeout(APPLY_LIMIT_S):
                         await kind.apply(step)
+                    taken.end(entry.steps, say, self._clock())
                     steps += 1
                     log.info("step applied", unit=unit, step=type(step).__name__)
                     self._faults.reached(f"agent.{kind.name}.{type(step).__name__}")
@@ -284,9 +302,13 @@ class Loop:
         entry.waiting, entry.settled, entry.problem = False, False, problem
         pause = backoff_s(entry.failures, self._chance())
         entry.failures += 1
+        taken.fail(entry.steps, problem, self._clock())
         entry.due_at = min(entry.due_at, self._timer() + pause)
         log.warning("turn failed", unit=unit, problem=problem, failures=entry.failures, again_in_s=round(pause, 2))
         wish = self.memory.wish(unit)
+        held = self._held.get(DocKey(unit))
+        if held is not None and held.problem == problem:
+            self._sink(self._with_steps(held))  # nothing new but that it failed once more
         if not self._hold_pending(wish, problem=problem):
             # All was done once, and is being repaired: then it is the unit as a whole that is not as it should be.
             self._hold(not_yet(item, self._held.get(item.key), problem=problem) for item in wish.items.values())
@@ -297,7 +319,7 @@ class Loop:
         for report in reports:
             if report.key in self.memory.items and self._held.get(report.key) != report:
                 self._held[report.key] = report
-                self._sink(report)
+                self._sink(self._with_steps(report))
 
     def _hold_pending(
         self, wish: Wish, *, message: str | None = None, problem: str | None = None, but: Container[DocKey] = ()
@@ -323,6 +345,12 @@ def not_yet(item: Desired, before: Report | None, *, message: str | None = None,
         problem=problem if problem is not None else (same.problem if same else ""),
         seen=before.seen if before is not None else None,
     )
+
+
+def _asked_by(wish: Wish) -> dict[str, str]:
+    """Return, for the log, the request that the newest of a unit's documents was written for."""
+    newest = max(wish.items.values(), key=lambda item: item.revision, default=None)
+    return {"request": newest.request} if newest and newest.request else {}
 
 
 def backoff_s(failures: int, chance: float) -> float:

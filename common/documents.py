@@ -9,7 +9,7 @@ from typing import Literal, NewType
 
 import msgspec
 
-from common.ids import HostId, Id, Revision
+from common.ids import HostId, Id, RequestId, Revision
 from common.kinds.image import ImageFormat
 
 DocKey = NewType("DocKey", str)
@@ -131,6 +131,8 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
     doc: AnyDoc
     gone: bool = False
     """A tombstone: destroy it, and report when it is gone."""
+    request: RequestId = RequestId("")
+    """Of the caller it was written for, where it was for one: for the host's log."""
 
 
 class DomainSeen(msgspec.Struct, frozen=True, kw_only=True, tag="domain", tag_field="type"):
@@ -158,6 +160,19 @@ class NetworkSeen(msgspec.Struct, frozen=True, kw_only=True, tag="network", tag_
 AnySeen = DomainSeen | VolumeSeen | NetworkSeen
 
 
+class StepTaken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One step that a host took to make a document true, for the timeline of whoever asked for it."""
+
+    at: float
+    """When it was begun first, by the host's clock."""
+    what: str
+    seconds: float | None = None
+    """Until it was done, failed tries included; None: it is not."""
+    failures: int = 0
+    problem: str = ""
+    """Why the last try failed."""
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a host says of one document: exactly one of done, or not yet with a reason.
 
@@ -175,3 +190,5 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     progress: float | None = None
     """0 to 1, on long work such as fetching an image."""
     seen: AnySeen | None = None
+    steps: tuple[StepTaken, ...] = ()
+    """Those taken since the document came, the newest few. On the way only: no digest covers them."""

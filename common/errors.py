@@ -1,6 +1,6 @@
 """The errors that cross a border, as types that say who has to act, and the problem document they become.
 
-The caller: Invalid, Unauthenticated, Denied, NotFound, MethodNotAllowed, Conflict, PreconditionRequired,
+The caller: Invalid, Unauthenticated, Denied, NotFound, MethodNotAllowed, Conflict, KeyReused, PreconditionRequired,
 PreconditionFailed, QuotaExceeded, NoCapacity, TooLarge, UnsupportedMedia. We, later: Temporary, OutOfSpace.
 Nobody, it is a bug: any other exception, which is let out to the top of a loop (the API calls it Internal).
 Every message names the thing, the limit and the way out.
@@ -101,6 +101,12 @@ class Conflict(SkerryError):
     status, code, title = 409, "conflict", "In conflict with what exists"
 
 
+class KeyReused(Conflict):
+    """The Idempotency-Key stands for another request."""
+
+    status, code, title = 409, "idempotency-key-reused", "The Idempotency-Key stands for another request"
+
+
 class PreconditionRequired(SkerryError):
     """A change without If-Match: it could overwrite one that the caller has not seen."""
 
@@ -162,7 +168,7 @@ class Internal(SkerryError):
 
 
 ERRORS: tuple[type[SkerryError], ...] = (
-    Invalid, Unauthenticated, Denied, NotFound, MethodNotAllowed, Conflict, PreconditionRequired, PreconditionFailed,
-    QuotaExceeded, NoCapacity, TooLarge, UnsupportedMedia, Temporary, OutOfSpace, Internal,
+    Invalid, Unauthenticated, Denied, NotFound, MethodNotAllowed, Conflict, KeyReused, PreconditionRequired,
+    PreconditionFailed, QuotaExceeded, NoCapacity, TooLarge, UnsupportedMedia, Temporary, OutOfSpace, Internal,
 )  # fmt: skip
 """Every code that can appear in a problem document, for the reference page and the OpenAPI document."""

@@ -17,7 +17,7 @@ import uvloop
 
 from common import log as logs
 from common.clock import system_clock
-from common.errors import Conflict, SkerryError
+from common.errors import Conflict, SkerryError, Temporary
 from common.faults import Faults
 from common.ids import new_id
 from common.sockets import notify, take_listeners
@@ -149,6 +149,7 @@ async def _run(settings: Config) -> None:
                 store=store,
                 fleet=hosts,
                 blobs=blobs,
+                choose=loop.inventory.would_choose,
                 readiness=lambda: _unready(loop),
                 config=settings,
                 authority_fingerprint=authority.fingerprint(),
@@ -198,9 +199,14 @@ async def _renew(authority: Authority, context: ssl.SSLContext, settings: Config
 
 
 async def _sweep(store: Store, blobs: Blobs) -> None:
-    """Remove image bytes that no image names: what is left of deleted images and of uploads that were cut off."""
+    """Drop what was kept long enough, and image bytes that no image names: what is left of deleted images and of
+    uploads that were cut off."""
     while True:
         await asyncio.sleep(SWEEP_EVERY_S)
+        try:
+            await store.tidy()
+        except Temporary as err:
+            log.warning("old rows not dropped", error=err.detail)
         await blobs.sweep(lambda: {image.spec.digest for image in store.seen.of_kind("image")})
 
 

@@ -10,10 +10,13 @@ from aiohttp import web
 
 from common.clock import Clock, system_clock
 from common.codec import to_json
+from common.errors import SkerryError
 from common.ids import Entropy
 from common.kinds.kind import AnyKind
+from controller.api.audit import Refusals, Trail
 from controller.api.body import MAX_BODY_BYTES
 from controller.api.call import Call, Contexts, Door, Handler
+from controller.api.commit import Committer
 from controller.api.events import HEARTBEAT_S, Events
 from controller.api.extras import HostExtras, VmExtras, extras
 from controller.api.health import Health
@@ -21,7 +24,7 @@ from controller.api.metrics import Metrics
 from controller.api.middleware import explain_errors, identify, sign
 from controller.api.openapi import openapi
 from controller.api.operations import Callers, Operations
-from controller.api.ports import Fleet, Readiness, Store
+from controller.api.ports import Choose, Fleet, Readiness, Store
 from controller.api.resources import Resources
 from controller.api.routes import ROUTES, Route
 from controller.api.upload import Upload, hold_back
@@ -39,6 +42,7 @@ class Parts:
     store: Store
     fleet: Fleet
     blobs: Blobs
+    choose: Choose
     readiness: Readiness
     config: Config
     authority_fingerprint: str
@@ -61,6 +65,7 @@ def make_app(parts: Parts) -> web.Application:
     app.on_shutdown.append(waiting.stop)
     door = Door(parts.store)
     bound = _Bound(parts, door, waiting)
+    refusals = Refusals(parts.store, door, parts.clock)
     health = Health(parts.readiness, metrics, door, metrics_open=parts.config.api.metrics_open)
     open_to_all: Mapping[str, Endpoint] = {
         "health": health.health,
@@ -69,17 +74,24 @@ def make_app(parts: Parts) -> web.Application:
         "openapi": _openapi(parts.version),
     }
     for route in ROUTES:
-        endpoint = open_to_all[route.action] if route.public else _behind(door, route, bound.handler(route))
+        endpoint = open_to_all[route.action] if route.public else _behind(door, route, bound.handler(route), refusals)
         expect = hold_back if route.extra and route.extra.method == "PUT" else None
         app.router.add_route(route.method, route.path, endpoint, expect_handler=expect)
     return app
 
 
-def _behind(door: Door, route: Route, handler: Handler) -> Endpoint:
+def _behind(door: Door, route: Route, handler: Handler, refusals: Refusals) -> Endpoint:
     async def endpoint(request: web.Request) -> web.StreamResponse:
         return await handler(door.admit(request, route))
 
-    return endpoint
+    async def audited(request: web.Request) -> web.StreamResponse:
+        try:
+            return await endpoint(request)
+        except SkerryError as err:
+            await refusals.note(request, route, err)
+            raise
+
+    return audited if route.mutates else endpoint
 
 
 def _openapi(version: str) -> Endpoint:
@@ -98,19 +110,21 @@ class _Bound:
         store, fleet = parts.store, parts.fleet
         contexts = Contexts(store, parts.clock, parts.entropy)
         limit_bytes = parts.config.api.max_image_gib << 30
-        self._resources = Resources(store, contexts, parts.authority_fingerprint)
-        operations = Operations(store, contexts, waiting)
+        committer = Committer(store, parts.choose, parts.clock, parts.authority_fingerprint)
+        self._resources = Resources(store, contexts, committer)
+        operations = Operations(store, contexts, waiting, committer)
         self._general: Mapping[str, Handler] = {
             "whoami": Callers(parts.config.link_url).whoami,
             "operations.list": operations.list,
             "operations.show": operations.show,
             "operations.cancel": operations.cancel,
             "events": Events(store, door, waiting, parts.heartbeat_s).read,
+            "audit.verify": Trail(store).verify,
         }
         self._extras = extras(
             self._resources,
             HostExtras(store, fleet),
-            Upload(store, contexts, parts.blobs, limit_bytes, parts.entropy),
+            Upload(store, contexts, committer, blobs=parts.blobs, limit_bytes=limit_bytes, entropy=parts.entropy),
             VmExtras(store, fleet, door, waiting),
         )
 

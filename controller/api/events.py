@@ -1,6 +1,7 @@
 """The history: read page by page, or followed as server-sent events that resume where the reader left off."""
 
 from collections.abc import AsyncIterator, Iterable
+from typing import get_args
 
 import structlog
 from aiohttp import web
@@ -10,21 +11,30 @@ from common.codec import to_json
 from common.errors import Denied, SkerryError
 from controller.api.call import Call, Door
 from controller.api.ports import Store, Watch
-from controller.api.query import LIST_DEFAULT, LIST_MOST, bad, integer, refuse_unknown
+from controller.api.query import LIST_DEFAULT, LIST_MOST, bad, integer, moment, refuse_unknown
 from controller.api.render import answer, event_view
 from controller.api.waiting import Waiting
 from controller.auth.caller import Caller, sees_history
-from controller.store.rows import Change, Event, Put
+from controller.store.rows import Change, Event, EventQuery, EventResult, Put
 
 log = structlog.get_logger(__name__)
 
 HEARTBEAT_S = 15.0
 PAGE = 500
 
+RESULTS = tuple(one for one in get_args(EventResult) if one)
+
 PARAMETERS = {
     "after": "only events with a greater seq",
     "limit": f"how many at most, 1 to {LIST_MOST}",
     "project": "only those of this project; a project's token sees its own in any case",
+    "actor": "only what this one did: `project/token`, `skerry`, a host's id",
+    "action": "only those of this action, such as `vm.create`; `vm.*`: all that begin so",
+    "kind": "only those about things of this kind",
+    "name": "only those about things of this name",
+    "request": "only those of the request with this id",
+    "result": f"only those with this result: {', '.join(RESULTS)}",
+    "since": "only those from this moment on: epoch seconds, or ISO 8601 such as 2026-11-22T08:00:00Z",
     "follow": "true: go on as server-sent events (as with Accept: text/event-stream); Last-Event-ID resumes",
 }
 
@@ -42,22 +52,22 @@ class Events:
         """Answer a page of events, or follow them."""
         query = call.request.query
         refuse_unknown(query, PARAMETERS)
-        project = _project(call.caller, query.get("project"))
+        wanted = _wanted(call)
         after = integer(query, "after", 0, 0, 2**63 - 1)
         limit = integer(query, "limit", LIST_DEFAULT, 1, LIST_MOST)
         if _follows(call.request):
-            return await self._follow(call, _resumed(call.request, after), project)
-        events = await self._store.events(after, limit, project)
+            return await self._follow(call, _resumed(call.request, after), wanted)
+        events = await self._store.events(after, limit, wanted)
         shown = [event_view(event) for event in _visible(events, call.caller)]
         return answer({"items": shown, "next": events[-1].seq if events else after})
 
-    async def _follow(self, call: Call, after: int, project: str | None) -> web.StreamResponse:
+    async def _follow(self, call: Call, after: int, wanted: EventQuery) -> web.StreamResponse:
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store"}
         )
         await response.prepare(call.request)
         try:
-            async for chunk in self._chunks(call, after, project):
+            async for chunk in self._chunks(call, after, wanted):
                 await response.write(chunk)
         except (ConnectionResetError, ClientConnectionResetError):
             log.debug("event stream's reader left")
@@ -66,7 +76,7 @@ class Events:
             await response.write(b"event: problem\ndata: " + problem + b"\n\n")
         return response
 
-    async def _chunks(self, call: Call, after: int, project: str | None) -> AsyncIterator[bytes]:
+    async def _chunks(self, call: Call, after: int, wanted: EventQuery) -> AsyncIterator[bytes]:
         """Give what to send. The watch begins before the table is read, so that nothing falls between the two."""
         yield b": from here on\n\n"
         with self._store.watch() as watch:
@@ -74,14 +84,14 @@ class Events:
             while not self._waiting.stopping:
                 caller = self._door.caller(call.request)
                 if not caught_up:
-                    events = await self._store.events(after, PAGE, project)
+                    events = await self._store.events(after, PAGE, wanted)
                     caught_up = len(events) < PAGE
                 else:
                     changes = await self._next(watch)
                     if changes is None:
                         caught_up = False
                         continue
-                    events = _events(changes, after, project)
+                    events = _events(changes, after, wanted)
                     if not changes:
                         yield b": still here\n\n"
                 if events:
@@ -97,11 +107,11 @@ class Events:
             return ()
 
 
-def _events(changes: Iterable[Change], after: int, project: str | None) -> tuple[Event, ...]:
+def _events(changes: Iterable[Change], after: int, wanted: EventQuery) -> tuple[Event, ...]:
     rows = (change.row for change in changes if isinstance(change, Put))
     events = (row for row in rows if isinstance(row, Event))
-    wanted = (event for event in events if event.seq > after and project in (None, event.project))
-    return tuple(sorted(wanted, key=lambda event: event.seq))
+    found = (event for event in events if event.seq > after and wanted.matches(event))
+    return tuple(sorted(found, key=lambda event: event.seq))
 
 
 def _visible(events: Iterable[Event], caller: Caller) -> Iterable[Event]:
@@ -112,6 +122,23 @@ def _frame(event: Event) -> bytes:
     action = "".join(event.action.split())  # a host may have named it: no line of its own making
     head = f"id: {event.seq}\nevent: {action}\n".encode()
     return head + b"data: " + to_json(event_view(event)) + b"\n\n"
+
+
+def _wanted(call: Call) -> EventQuery:
+    query = call.request.query
+    result = query.get("result", "")
+    if result and result not in RESULTS:
+        raise bad("result", f"there is no result {result[:40]!r}", f"there is {', '.join(RESULTS)}")
+    return EventQuery(
+        project=_project(call.caller, query.get("project")),
+        actor=query.get("actor", ""),
+        action=query.get("action", ""),
+        kind=query.get("kind", ""),
+        name=query.get("name", ""),
+        request=query.get("request", ""),
+        result=result,
+        since=moment(query, "since"),
+    )
 
 
 def _project(caller: Caller, asked: str | None) -> str | None:

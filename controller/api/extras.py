@@ -19,6 +19,7 @@ from controller.api.resources import Resources, found, own
 from controller.api.upload import Upload
 from controller.api.waiting import Waiting
 from controller.api.why import EVENTS, explain
+from controller.store.rows import EventQuery
 
 CALL_LIMIT_S = 30.0
 AUDIT_LIMIT_S = 60.0
@@ -107,7 +108,7 @@ class VmExtras:
         """Answer why it is not as wished."""
         refuse_unknown(call.request.query, ())
         row = found(self._store.seen, call.caller, VM, call.project, call.name)
-        events = await self._store.events(0, EVENTS, None, row.id)
+        events = await self._store.events(0, EVENTS, EventQuery(resource=row.id), newest=True)
         return answer(explain(self._store.seen.get(row.id) or row, self._store.seen, call.caller, events))
 
     def _session(self, row: AnyResource) -> Session:

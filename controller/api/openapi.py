@@ -10,12 +10,15 @@ from common.codec import plain
 from common.errors import ERRORS, Problem
 from common.kinds import KINDS
 from common.kinds.kind import AnyKind, Resource, fields
-from controller.api import events, extras, operations
+from controller.api import audit, events, extras, operations
+from controller.api.commit import KEY_HEADER, KEYED, MUTATION_PARAMETERS
+from controller.api.preview import Preview
 from controller.api.query import LIST_PARAMETERS
-from controller.api.render import EventView, OperationView, WhoAmI
+from controller.api.render import EventView, OperationOne, OperationView, WhoAmI
 from controller.api.routes import ROUTES, Route
 from controller.api.why import Why
 from controller.kinds.admission import NewResource, Patch
+from controller.store.rows import Verified
 
 Json = dict[str, Any]
 
@@ -23,11 +26,12 @@ QUERIES: Mapping[str, Mapping[str, str]] = {
     "operations.list": operations.LIST_PARAMETERS,
     "operations.show": operations.SHOW_PARAMETERS,
     "events": events.PARAMETERS,
+    "audit.verify": audit.VERIFY_PARAMETERS,
     "vm.log": extras.LOG_PARAMETERS,
 }
 """The query parameters of routes other than lists, by route name."""
 
-_INTEGERS = frozenset({"limit", "wait_s", "seen", "tail_bytes"})
+_INTEGERS = frozenset({"limit", "wait_s", "seen", "seq", "tail_bytes"})
 _CHANGES = frozenset({"create", "change", "delete", "verb", "operations.cancel"})
 _ACCEPTED_EXTRAS = frozenset({"image.content", "host.token"})
 
@@ -95,6 +99,8 @@ def _parameters(route: Route) -> list[Json]:
         if f"{{{name}}}" in route.path
     ]
     known = LIST_PARAMETERS if route.action == "list" else QUERIES.get(route.name, {})
+    if _is_mutation(route):
+        known = {**known, **MUTATION_PARAMETERS}
     in_query = [
         {"name": name, "in": "query", "description": said, "schema": _parameter_schema(route, name)}
         for name, said in known.items()
@@ -104,8 +110,18 @@ def _parameters(route: Route) -> list[Json]:
         said = "the ETag of what was read; `*`: whatever is there"
         schema = {"type": "string", "examples": ['"1"']}
         needed = route.action == "change"
-        in_header = [{"name": "If-Match", "in": "header", "required": needed, "schema": schema, "description": said}]
+        in_header.append(
+            {"name": "If-Match", "in": "header", "required": needed, "schema": schema, "description": said}
+        )
+    if route.method in KEYED:
+        said = "names this request for 24 hours: repeated with the same key it is carried out once, and answered again"
+        form: Json = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
+        in_header.append({"name": KEY_HEADER, "in": "header", "required": False, "schema": form, "description": said})
     return [*in_path, *in_query, *in_header]
+
+
+def _is_mutation(route: Route) -> bool:
+    return route.action in _CHANGES or route.name in _ACCEPTED_EXTRAS
 
 
 def _parameter_schema(route: Route, name: str) -> Json:
@@ -113,8 +129,12 @@ def _parameter_schema(route: Route, name: str) -> Json:
         return {"type": "array", "items": {"type": "string", "pattern": "^[^=]+=.*$"}}
     if name in _INTEGERS or (name == "after" and route.action == "events"):
         return {"type": "integer", "minimum": 0}
-    if name == "follow":
+    if name in ("follow", "dry_run"):
         return {"type": "boolean"}
+    if name == "result":
+        return {"type": "string", "enum": list(events.RESULTS)}
+    if name == "hash":
+        return {"type": "string", "pattern": "^[0-9a-f]{64}$"}
     if name == "state" and route.action == "operations.list":
         return {"type": "string", "enum": list(operations.STATES)}
     return {"type": "string"}
@@ -149,7 +169,7 @@ def _responses(route: Route) -> Json:
     codes = {500} if route.public else {400, 401, 403, 500}
     if "{" in route.path:
         codes.add(404)
-    if route.action in _CHANGES or route.name in _ACCEPTED_EXTRAS:
+    if _is_mutation(route):
         codes |= {409, 413, 503}
     if route.kind and route.action in ("change", "delete", "verb"):
         codes |= {412}
@@ -169,25 +189,34 @@ def _responses(route: Route) -> Json:
 
 def _success(route: Route) -> Json:
     kind = route.kind
-    if kind and (route.action in _CHANGES or route.name in _ACCEPTED_EXTRAS):
-        return {"202": _json(f"{_title(kind)}Accepted", "Accepted; the operation says how it goes.", changed=True)}
+    if _is_mutation(route):
+        schema = f"{_title(kind)}Accepted" if kind else "Accepted"
+        said = (
+            "Accepted; the operation says how it goes." if kind else "The wish is taken back; this operation says how."
+        )
+        tried = _json("DryRun", "With dry_run: what would come of it. Nothing was kept.")
+        return {"200": tried, "202": _json(schema, said, changed=True)}
     if kind and route.action == "list":
         return {"200": _json(f"{_title(kind)}List", "One page, in the order of names.")}
     if kind and route.action == "show":
         return {"200": _json(f"{_title(kind)}One", "The thing, and the names behind its ids.", changed=True)}
     if route.extra:
         return _extra_success(route.name, route.extra.returns)
+    return _general_success(route)
+
+
+def _general_success(route: Route) -> Json:
     match route.action:
         case "operations.list":
             return {"200": _json("OperationList", "One page, newest first.")}
         case "operations.show":
-            return {"200": _json("OperationView", "The operation.")}
-        case "operations.cancel":
-            return {"202": _json("Accepted", "The wish is taken back; this operation says how that goes.")}
+            return {"200": _json("OperationOne", "The operation, with its timeline.")}
         case "events":
             page = _json("EventList", "One page, or a stream of events without end.")
             stream = {"text/event-stream": {"schema": {"type": "string"}}}
             return {"200": page | {"content": page["content"] | stream}}
+        case "audit.verify":
+            return {"200": _json("Verified", "What was found, and the chain's head.")}
         case "whoami":
             return {"200": _json("WhoAmI", "Whose token it is.")}
         case "metrics":
@@ -235,7 +264,8 @@ def _problem_response(status: int) -> Json:
 
 
 def _schemas() -> Json:
-    types: list[Any] = [Problem, OperationView, EventView, WhoAmI, Why, NewResource, Patch]
+    views = (OperationOne, OperationView, EventView, Preview, Verified, WhoAmI, Why)
+    types: list[Any] = [Problem, *views, NewResource, Patch]
     for kind in KINDS:
         types += [kind.spec, kind.status]
     _, found = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
@@ -247,6 +277,7 @@ def _schemas() -> Json:
     accepted = {"resource": {"type": "object"}, "operation": _ref("OperationView"), "names": names}
     return schemas | {
         "Accepted": _object(accepted, required=list(accepted)),
+        "DryRun": _dry_run(schemas["Preview"]),
         "OperationList": _page(_ref("OperationView"), {"type": ["string", "null"]}),
         "EventList": _page(_ref("EventView"), {"type": "integer"}),
         "Ready": _object({"ready": {"type": "boolean"}, "reasons": {"type": "array", "items": {"type": "string"}}}),
@@ -258,6 +289,13 @@ def _schemas() -> Json:
             }
         ),
     }
+
+
+def _dry_run(preview: Json) -> Json:
+    names = {"type": "object", "additionalProperties": {"type": "string"}, "description": "the name behind every id"}
+    resource = {"type": "object", "description": "the thing as it would be"}
+    own = {"dry_run": {"const": True}, "resource": resource, "names": names}
+    return _object(own | preview["properties"], required=[*own, *preview["required"]])
 
 
 def _schemas_of(kind: AnyKind, schemas: Json, labels: Json, name: Json) -> Json:
@@ -276,7 +314,13 @@ def _schemas_of(kind: AnyKind, schemas: Json, labels: Json, name: Json) -> Json:
             own
             | {"operation": _ref("OperationView")}
             | (
-                {"revealed": {"type": "string", "description": f"the {kind.reveals}, shown once"}}
+                {
+                    "revealed": {"type": "string", "description": f"the {kind.reveals}, shown once"},
+                    "revealed_before": {
+                        "type": "string",
+                        "description": "in a repeated answer, in place of `revealed`: how to get another one",
+                    },
+                }
                 if kind.reveals
                 else {}
             ),

@@ -10,10 +10,10 @@ from common.kinds import kind_named
 from common.kinds.kind import AnyKind, Role
 from controller.api.body import refuse_body
 from controller.api.call import Call, Contexts
+from controller.api.commit import MUTATION_PARAMETERS, Committer
 from controller.api.ports import Store, Watch
 from controller.api.query import LIST_DEFAULT, LIST_MOST, bad, integer, refuse_unknown
-from controller.api.render import WhoAmI, answer, operation_view
-from controller.api.resources import Committer, accepted
+from controller.api.render import WhoAmI, answer, operation_one, operation_view
 from controller.api.waiting import Waiting
 from controller.auth.caller import Caller, authorise, sees_history
 from controller.kinds import admission
@@ -26,6 +26,7 @@ LIST_PARAMETERS = {
     "project": "only those of this project",
     "state": "only those in this state: running, blocked, done, failed, cancelled; or open: running or blocked",
     "resource": "only those of the thing with this id",
+    "request": "only those of the request with this id",
     "limit": f"how many at most, 1 to {LIST_MOST}",
     "after": "the cursor that the page before gave as `next`",
 }
@@ -39,18 +40,19 @@ STATES = ("running", "blocked", "done", "failed", "cancelled", "open")
 class Operations:
     """The handlers of operations."""
 
-    def __init__(self, store: Store, contexts: Contexts, waiting: Waiting) -> None:
+    def __init__(self, store: Store, contexts: Contexts, waiting: Waiting, committer: Committer) -> None:
         self._store = store
         self._contexts = contexts
         self._waiting = waiting
-        self._committer = Committer(store)
+        self._committer = committer
 
     async def list(self, call: Call) -> web.Response:
         """Answer one page of operations, newest first."""
         query = call.request.query
         refuse_unknown(query, LIST_PARAMETERS)
         limit = integer(query, "limit", LIST_DEFAULT, 1, LIST_MOST)
-        wanted = _filter(query.get("project"), _state(query.get("state", "")), query.get("resource"))
+        state = _state(query.get("state", ""))
+        wanted = _filter(query.get("project"), state, query.get("resource"), query.get("request"))
         after = self._cursor(query.get("after"), call.caller)
         rows = sorted(
             (op for op in self._store.seen.operations() if wanted(op) and _sees(call.caller, op)),
@@ -80,7 +82,7 @@ class Operations:
         operation = self._found(call)
         if wait_s and not _is_news(operation, known):
             operation = await self._awaited(operation, known, wait_s)
-        return answer(operation_view(operation))
+        return answer(operation_one(operation))
 
     async def _awaited(self, operation: Operation, known: int, wait_s: float) -> Operation:
         with self._store.watch() as watch:
@@ -100,7 +102,7 @@ class Operations:
 
     async def cancel(self, call: Call) -> web.Response:
         """Take a wish back."""
-        refuse_unknown(call.request.query, ())
+        refuse_unknown(call.request.query, MUTATION_PARAMETERS)
         await refuse_body(call.request)
         operation = self._found(call)
         kind = kind_named(operation.kind)
@@ -109,8 +111,7 @@ class Operations:
         def make() -> Admission:
             return admission.cancel(self._contexts.of(call.caller), self._found(call))
 
-        done = await self._committer.commit(make)
-        return accepted(done, self._store.seen, call.caller)
+        return await self._committer.answer(call, make)
 
     def _found(self, call: Call) -> Operation:
         identity = call.request.match_info["id"]
@@ -166,10 +167,11 @@ def _state(text: str) -> str:
     return text
 
 
-def _filter(project: str | None, state: str, resource: str | None) -> Callable[[Operation], bool]:
+def _filter(project: str | None, state: str, resource: str | None, request: str | None) -> Callable[[Operation], bool]:
     states = ("running", "blocked") if state == "open" else (state,)
     return lambda op: (
         (project is None or op.project == project)
         and (not state or op.state in states)
         and (resource is None or op.resource == resource)
+        and (request is None or op.request == request)
     )

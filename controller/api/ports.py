@@ -6,11 +6,14 @@ from typing import Protocol
 
 import msgspec
 
-from common.ids import HostId, Id, RequestId
+from common.ids import HostId, RequestId
 from common.protocol import AttachConsole, Order
+from common.refusal import Refusal
 from controller.kinds.admission import Admission
-from controller.store.rows import Change, Event
+from controller.scheduler.choose import Choice, Demand
+from controller.store.rows import Change, Event, EventQuery, Head, Verified
 from controller.store.working import WorkingSet
+from controller.store.writes import AnyWrite, First, Once, Rehearsal
 
 
 class Watch(Protocol):
@@ -30,13 +33,33 @@ class Store(Protocol):
         ...
 
     async def admit(self, mutation: Admission) -> Admission:
-        """Commit an admission whole, and return it as stored. Raises Conflict where things changed."""
+        """Commit an admission whole, and return it as stored.
+
+        Raises Conflict where things changed, Repeated where it was carried out before, KeyReused where its key stands
+        for another request.
+        """
+        ...
+
+    async def rehearse(self, mutation: Admission, following: tuple[AnyWrite, ...]) -> Rehearsal:
+        """Do all of `admit` and the step behind it, and take it back. Raises like `admit`."""
+        ...
+
+    async def recall(self, once: Once) -> First | None:
+        """Return what a request was answered with before. Raises KeyReused where its key stands for another one."""
         ...
 
     async def events(
-        self, after: int, limit: int, project: str | None, resource: Id | None = None
+        self, after: int, limit: int, wanted: EventQuery | None = None, *, newest: bool = False
     ) -> tuple[Event, ...]:
-        """Read events with a greater seq, in order; of one project, or (None) of all; or a resource's newest."""
+        """Read events with a greater seq, in order; `newest`: the last ones instead of the first."""
+        ...
+
+    async def append(self, event: Event) -> None:
+        """Append an event. Raises Temporary where the store can't be written."""
+        ...
+
+    async def verify(self, noted: Head | None = None) -> Verified:
+        """Walk the chain of all events; a head that was noted outside must still be in it."""
         ...
 
     def watch(self) -> AbstractContextManager[Watch]:
@@ -88,6 +111,9 @@ class Fleet(Protocol):
         """Compare wish and reality on a host. Raises Temporary where the host can't be asked."""
         ...
 
+
+Choose = Callable[[Demand], Choice | Refusal]
+"""Says which host would be chosen as things are now; reserves nothing."""
 
 Readiness = Callable[[], tuple[str, ...]]
 """Says why the controller is not ready to serve; empty: it is."""

@@ -4,6 +4,7 @@ import re
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from itertools import islice
 
 import msgspec
@@ -129,6 +130,28 @@ def integer(query: Mapping[str, str], name: str, default: int, least: int, most:
     return int(text)
 
 
+def flag(query: Mapping[str, str], name: str) -> bool:
+    """Read true or false; false where it is left out. Raises Invalid."""
+    text = query.get(name, "false")
+    if text not in ("true", "false"):
+        raise bad(name, f"{text[:40]!r} is neither true nor false", f"say {name}=true, or leave it out")
+    return text == "true"
+
+
+def moment(query: Mapping[str, str], name: str) -> float:
+    """Read a moment as epoch seconds; 0 where there is none. Raises Invalid."""
+    text = query.get(name, "")
+    if not text:
+        return 0.0
+    if re.fullmatch(r"[0-9]{1,11}(?:\.[0-9]{1,9})?", text):
+        return float(text)
+    try:
+        found = datetime.fromisoformat(text)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError) as err:
+        raise bad(name, f"{text[:40]!r} is no moment", "give epoch seconds or 2026-11-22T08:00:00Z") from err
+
+
 def refuse_unknown(query: Mapping[str, str], known: Collection[str]) -> None:
     """Raise Invalid for a parameter that means nothing here: passed over, it would look as if it had held."""
     for name in query:
@@ -142,6 +165,11 @@ def bad(parameter: str, message: str, fix: str) -> Invalid:
     return Invalid(
         f"query parameter {parameter}: {message}", fix=fix, errors=(FieldError(field=parameter, message=message),)
     )
+
+
+def bad_header(name: str, message: str, fix: str) -> Invalid:
+    """Return the error for a request's header."""
+    return Invalid(f"header {name}: {message}", fix=fix, errors=(FieldError(field=name, message=message),))
 
 
 def require_match(header: str | None, row: AnyResource) -> None:

@@ -53,9 +53,21 @@ _API_WORDS = """Everything is JSON under `/v1`. The whole of it, with every fiel
 - **Changing**: every change answers 202 with the `resource` as it is now and the `operation` that says how it goes;
   its address is in `Location`. PATCH needs `If-Match` with the ETag that was read (`*`: whatever is there); DELETE and
   verbs take it. What is shown once only (a token) is in `revealed`.
+- **Repeating**: POST, PATCH and DELETE take an `Idempotency-Key` (1 to 255 visible ASCII characters, such as a UUID).
+  For 24 hours the same key with the same method, address and body, from the same token, is carried out once and
+  answered as it was the first time (`Idempotency-Replayed: true`): after a lost answer, repeat the request as it was.
+  With another body it is a 409, `idempotency-key-reused`. A secret is shown by the first answer only; a repeated one
+  has `revealed_before` instead.
+- **Trying**: every change takes `?dry_run=true`. It runs as the real one does, up to the books and the first step that
+  would follow, and all of it is taken back: the answer (200) has the `resource` as it would be, the `checks` that held,
+  what `changes`, what comes `next` (for a machine the host that would be chosen, or the refusal with its costs) and the
+  `effects` (what a deletion takes along). What the real request would be refused for, it is refused for.
 - **Waiting**: `GET /v1/operations/{id}?wait_s=30` answers when the operation ends or is blocked; with `seen=REVISION`
   also as soon as its message or progress changes.
 - **Errors** are problem documents (RFC 9457); see [errors](errors.md).
+- **History**: every change is an event, with who asked for it, the spec before and after, and as `result` how it was
+  answered (accepted, denied, conflict) and how it ended (done, failed, cancelled). Events are chained by hashes;
+  `GET /v1/audit/verify` says whether any was changed, removed, inserted or moved since.
 - **Request ids**: every answer has `X-Request-Id`, which is also in the log and on the event; a caller may send its
   own."""
 

@@ -11,7 +11,8 @@ from common.ids import Id, RequestId
 from common.kinds.kind import AnyResource
 from common.refusal import Refusal
 from controller.auth.caller import Caller, sees
-from controller.store.rows import Event, Operation, OperationState
+from controller.store import timeline
+from controller.store.rows import Event, EventResult, Operation, OperationState
 from controller.store.working import WorkingSet, references
 
 
@@ -36,6 +37,29 @@ class OperationView(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
 
 
+class StepView(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was done for an operation, or (`phase`) that it waited for."""
+
+    at: float
+    what: str
+    host: str
+    """Where, or for which hosts; empty: it concerned the controller only."""
+    seconds: float | None
+    """None: it is not over."""
+    retries: int
+    cause: str
+    """Why the last try failed, or why no host fits."""
+    phase: bool
+
+
+class OperationOne(OperationView, frozen=True, kw_only=True):
+    """An operation with its timeline, by the moment at which each step began."""
+
+    steps: tuple[StepView, ...]
+    steps_dropped: int
+    """Steps that are not kept any more, from the middle."""
+
+
 class EventView(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the history: who did what to which thing, or what came about. `before` and `after` are specs."""
 
@@ -51,6 +75,10 @@ class EventView(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     before: dict[str, Any] | None
     after: dict[str, Any] | None
+    result: EventResult
+    """Of a mutation: accepted, denied or conflict as it was answered; done, failed or cancelled as it ended."""
+    hash: str
+    """Of this event and the hash before it: see `/v1/audit/verify`."""
 
 
 class WhoAmI(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +99,16 @@ def resource_view(row: AnyResource) -> dict[str, Any]:
 def operation_view(operation: Operation) -> OperationView:
     """Return an operation as JSON shows it: without the spec kept for a cancel."""
     return OperationView(**{name: getattr(operation, name) for name in OperationView.__struct_fields__})
+
+
+def operation_one(operation: Operation) -> OperationOne:
+    """Return an operation with its timeline."""
+    shown = {name: getattr(operation, name) for name in OperationView.__struct_fields__}
+    steps = tuple(
+        StepView(**{name: getattr(step, name) for name in StepView.__struct_fields__})
+        for step in timeline.in_order(operation)
+    )
+    return OperationOne(**shown, steps=steps, steps_dropped=operation.steps_dropped)
 
 
 def event_view(event: Event) -> EventView:

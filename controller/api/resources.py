@@ -2,26 +2,20 @@
 
 from collections.abc import Callable
 
-import structlog
 from aiohttp import web
 
-from common.errors import Conflict, Denied, NotFound
+from common.errors import Denied, NotFound
 from common.kinds.kind import AnyKind, AnyResource, Scope, Verb
-from common.secret import Secret
 from controller.api.body import read_json, refuse_body
 from controller.api.call import Call, Contexts
+from controller.api.commit import MUTATION_PARAMETERS, Committer
 from controller.api.ports import Store
 from controller.api.query import Ordered, check_match, list_query, refuse_unknown, require_match, select
-from controller.api.render import answer, etag, names_of, operation_view, resource_view
+from controller.api.render import answer, etag, names_of, resource_view
 from controller.auth.caller import Caller, sees
 from controller.kinds import admission
 from controller.kinds.admission import Admission, NewResource, Patch
 from controller.store.working import WorkingSet
-
-log = structlog.get_logger(__name__)
-
-TRIES = 5
-"""A request that another one overtook between look and commit is admitted anew so often."""
 
 
 def found(seen: WorkingSet, caller: Caller, kind: AnyKind, project: str, name: str) -> AnyResource:
@@ -45,32 +39,13 @@ def own(seen: WorkingSet, caller: Caller, kind: AnyKind, project: str, name: str
     return row
 
 
-class Committer:
-    """Admits and commits, again where another request came between."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    async def commit(self, make: Callable[[], Admission]) -> Admission:
-        """Commit what `make` admits, and return it as stored. `make` looks anew at every try, so that a Conflict
-        that stays is one that the caller has to solve."""
-        for _ in range(TRIES - 1):
-            admitted = make()
-            try:
-                return await self._store.admit(admitted)
-            except Conflict as err:
-                log.info("request overtaken, admitted anew", why=err.detail)
-        return await self._store.admit(make())
-
-
 class Resources:
     """The handlers of every kind."""
 
-    def __init__(self, store: Store, contexts: Contexts, authority_fingerprint: str) -> None:
+    def __init__(self, store: Store, contexts: Contexts, committer: Committer) -> None:
         self._store = store
         self._contexts = contexts
-        self._committer = Committer(store)
-        self._fingerprint = authority_fingerprint
+        self._committer = committer
         self._ordered = Ordered(store.seen)
 
     async def list(self, kind: AnyKind, call: Call) -> web.Response:
@@ -97,15 +72,15 @@ class Resources:
 
     async def create(self, kind: AnyKind, call: Call) -> web.Response:
         """Accept a new thing."""
-        refuse_unknown(call.request.query, ())
+        refuse_unknown(call.request.query, MUTATION_PARAMETERS)
         body = await read_json(call.request, NewResource, f"the new {kind.name}")
-        return await self._accept(
+        return await self._committer.answer(
             call, lambda: admission.create(self._contexts.of(call.caller), kind, call.project, body)
         )
 
     async def change(self, kind: AnyKind, call: Call) -> web.Response:
         """Accept a change, made on the state that If-Match names."""
-        refuse_unknown(call.request.query, ())
+        refuse_unknown(call.request.query, MUTATION_PARAMETERS)
         body = await read_json(call.request, Patch, f"the change of a {kind.name}")
         match = call.request.headers.get("If-Match")
 
@@ -114,7 +89,7 @@ class Resources:
             require_match(match, row)
             return admission.change(self._contexts.of(call.caller), row, body)
 
-        return await self._accept(call, make)
+        return await self._committer.answer(call, make)
 
     async def delete(self, kind: AnyKind, call: Call) -> web.Response:
         """Accept a deletion."""
@@ -131,7 +106,7 @@ class Resources:
     async def _bodiless(
         self, kind: AnyKind, call: Call, admit: Callable[[admission.Context, AnyResource], Admission]
     ) -> web.Response:
-        refuse_unknown(call.request.query, ())
+        refuse_unknown(call.request.query, MUTATION_PARAMETERS)
         await refuse_body(call.request)
         match = call.request.headers.get("If-Match")
 
@@ -140,27 +115,4 @@ class Resources:
             check_match(match, row)
             return admit(self._contexts.of(call.caller), row)
 
-        return await self._accept(call, make)
-
-    async def _accept(self, call: Call, make: Callable[[], Admission]) -> web.Response:
-        done = await self._committer.commit(make)
-        return accepted(done, self._store.seen, call.caller, self._shown(done.resource, done.revealed))
-
-    def _shown(self, row: AnyResource, secret: Secret | None) -> str:
-        """A host's join token carries the authority's fingerprint, so that the host knows whom it may believe."""
-        if secret is None:
-            return ""
-        return f"{secret.reveal()}.{self._fingerprint}" if row.kind == "host" else secret.reveal()
-
-
-def accepted(done: Admission, seen: WorkingSet, caller: Caller, revealed: str = "") -> web.Response:
-    """Answer 202: what it is now, and the operation to wait for."""
-    body: dict[str, object] = {
-        "resource": resource_view(done.resource),
-        "operation": operation_view(done.operation),
-        "names": names_of([done.resource], seen, caller),
-    }
-    if revealed:
-        body["revealed"] = revealed
-    headers = {"ETag": etag(done.resource), "Location": f"/v1/operations/{done.operation.id}"}
-    return answer(body, status=202, headers=headers)
+        return await self._committer.answer(call, make)

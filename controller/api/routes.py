@@ -9,7 +9,7 @@ from common.kinds.kind import AnyKind, Extra, Role, Scope, Verb
 Action = Literal[
     "list", "create", "show", "change", "delete", "verb", "extra",
     "operations.list", "operations.show", "operations.cancel",
-    "events", "whoami", "openapi", "health", "ready", "metrics",
+    "events", "audit.verify", "whoami", "openapi", "health", "ready", "metrics",
 ]  # fmt: skip
 
 
@@ -32,6 +32,11 @@ class Route:
     verb: Verb | None = None
     extra: Extra | None = None
     public: bool = False
+
+    @property
+    def mutates(self) -> bool:
+        """Say whether it changes something: then a refusal is an event too."""
+        return self.method in ("POST", "PUT", "PATCH", "DELETE")
 
     @property
     def name(self) -> str:
@@ -103,6 +108,10 @@ GENERAL = (
     Route(
         method="GET", path="/v1/events", action="events",
         summary="Read what happened, or (text/event-stream, or follow=true) follow it.",
+    ),
+    Route(
+        method="GET", path="/v1/audit/verify", action="audit.verify",
+        summary="Verify that no event was changed, removed, inserted or moved (project system).",
     ),
     Route(method="GET", path="/openapi.json", action="openapi", summary="This document.", public=True),
     Route(method="GET", path="/healthz", action="health", summary="Say that the process runs.", public=True),

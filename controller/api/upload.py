@@ -12,9 +12,10 @@ from common.ids import Entropy, Id, new_id
 from common.kinds.image import IMAGE, ImageSpec
 from common.kinds.kind import AnyResource
 from controller.api.call import Call, Contexts
+from controller.api.commit import MUTATION_PARAMETERS, Committer
 from controller.api.ports import Store
 from controller.api.query import refuse_unknown
-from controller.api.resources import Committer, accepted, own
+from controller.api.resources import own
 from controller.kinds import admission
 from controller.kinds.admission import Admission
 from controller.store.blobs import Blob, Blobs
@@ -26,17 +27,26 @@ TYPES = ("application/octet-stream", "application/x-tar", "application/x-qemu-di
 class Upload:
     """The handler of `PUT …/images/{name}/content`."""
 
-    def __init__(self, store: Store, contexts: Contexts, blobs: Blobs, limit_bytes: int, entropy: Entropy) -> None:
+    def __init__(
+        self,
+        store: Store,
+        contexts: Contexts,
+        committer: Committer,
+        *,
+        blobs: Blobs,
+        limit_bytes: int,
+        entropy: Entropy,
+    ) -> None:
         self._store = store
         self._contexts = contexts
-        self._committer = Committer(store)
+        self._committer = committer
         self._blobs = blobs
         self._limit_bytes = limit_bytes
         self._entropy = entropy
 
     async def receive(self, call: Call) -> web.Response:
         """Take an image's bytes. The same bytes again are welcome, others are a Conflict: bytes never change."""
-        refuse_unknown(call.request.query, ())
+        refuse_unknown(call.request.query, MUTATION_PARAMETERS)
         image = own(self._store.seen, call.caller, IMAGE, call.project, call.name)
         self._refuse_early(call.request, image)
         await _go_on(call.request)
@@ -46,8 +56,7 @@ class Upload:
             limit_bytes=self._limit_bytes,
             inspect=partial(self._inspect, image.id),
         ) as blob:
-            done = await self._committer.commit(lambda: self._record(call, image.id, blob))
-        return accepted(done, self._store.seen, call.caller)
+            return await self._committer.answer(call, lambda: self._record(call, image.id, blob))
 
     def _refuse_early(self, request: web.Request, image: AnyResource) -> None:
         """Refuse what the headers show to be in vain, before a byte is sent."""

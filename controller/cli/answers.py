@@ -34,6 +34,18 @@ class Shown(Answer, frozen=True):
     deleted_at: float | None = None
 
 
+class StepShown(Answer, frozen=True):
+    """One step of an operation's timeline."""
+
+    at: float
+    what: str
+    host: str = ""
+    seconds: float | None = None
+    retries: int = 0
+    cause: str = ""
+    phase: bool = False
+
+
 class OperationShown(Answer, frozen=True):
     """An operation."""
 
@@ -52,6 +64,8 @@ class OperationShown(Answer, frozen=True):
     created_at: float = 0
     finished_at: float | None = None
     revision: int = 0
+    steps: tuple[StepShown, ...] = ()
+    steps_dropped: int = 0
 
     @property
     def subject(self) -> str:
@@ -73,6 +87,8 @@ class Accepted(Answer, frozen=True):
     operation: OperationShown
     names: dict[str, str] = {}
     revealed: str = ""
+    revealed_before: str = ""
+    """The secret went with an answer that was lost: how to get another one."""
 
 
 class Many(Answer, frozen=True):
@@ -110,6 +126,24 @@ class EventShown(Answer, frozen=True):
     name: str = ""
     project: str = ""
     message: str = ""
+    result: str = ""
+
+
+class Head(Answer, frozen=True):
+    """The last event of the chain."""
+
+    seq: int
+    hash: str
+
+
+class Verified(Answer, frozen=True):
+    """Whether history is as it was written."""
+
+    intact: bool
+    events: int
+    head: Head
+    first_bad: int | None = None
+    problem: str = ""
 
 
 def shown(raw: msgspec.Raw) -> Shown:

@@ -3,19 +3,22 @@
 import asyncio
 import os
 import ssl
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import quote
+from uuid import uuid4
 
 import aiohttp
+import click
 import msgspec
 
 from common.errors import Problem
 from common.kinds.kind import AnyKind, Scope
 from controller.cli.answers import Accepted, Many, One
-from controller.cli.failures import Failure, Refused, Unreachable
+from controller.cli.failures import Failure, Lost, Refused, Unreachable
 from controller.cli.settings import Connection
 
 T = TypeVar("T")
@@ -24,6 +27,11 @@ Query = Mapping[str, str | int] | tuple[tuple[str, str | int], ...]
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 60.0
 PAGE = 1000
+
+REPEAT_FOR_S = 30.0
+"""A mutation whose connection broke is sent again for so long: a controller that restarts is back by then."""
+
+REPEAT_PAUSE_S = 1.0
 
 
 class Client:
@@ -122,8 +130,43 @@ class Client:
         return self.decode(raw, One), etag
 
     async def change(self, method: str, path: str, *, body: object = None, etag: str = "") -> Accepted:
-        """Send a mutation and return it as accepted."""
-        return await self.read(method, path, Accepted, body=body, headers={"If-Match": etag} if etag else None)
+        """Send a mutation and return it as accepted. Raises like `change_raw`."""
+        return self.decode(await self.change_raw(method, path, body=body, etag=etag), Accepted)
+
+    async def change_raw(self, method: str, path: str, *, body: object = None, etag: str = "") -> bytes:
+        """Send a mutation and return the answer's bytes. Where the connection breaks it is sent again under the same
+        key, so that it is carried out once.
+
+        Raises Failure where the answer that was lost held a secret.
+        """
+        headers = {"Idempotency-Key": str(uuid4())} | ({"If-Match": etag} if etag else {})
+        raw = await self._until_answered(method, path, body, headers)
+        accepted = self.decode(raw, Accepted)
+        if accepted.revealed_before:
+            done = f"{accepted.operation.subject}: {accepted.operation.verb}"
+            raise Failure(
+                f"{done} is accepted, but the connection broke before its secret came", fix=accepted.revealed_before
+            )
+        return raw
+
+    async def rehearse(self, method: str, path: str, *, body: object = None, etag: str = "") -> bytes:
+        """Send a mutation as a dry run and return the answer's bytes."""
+        headers = {"If-Match": etag} if etag else None
+        return (await self._read(method, path, query={"dry_run": "true"}, body=body, headers=headers))[0]
+
+    async def _until_answered(self, method: str, path: str, body: object, headers: Mapping[str, str]) -> bytes:
+        """Send a request with a key until it is answered. One that never went out is not repeated."""
+        ends = time.monotonic() + REPEAT_FOR_S
+        sent = False
+        while True:
+            try:
+                return (await self._read(method, path, body=body, headers=headers))[0]
+            except Unreachable as err:
+                sent = sent or isinstance(err, Lost)
+                if not sent or time.monotonic() > ends:
+                    raise
+                click.echo(f"[{err.detail}; sending the same request again]", err=True)
+            await asyncio.sleep(REPEAT_PAUSE_S)
 
     async def pages(self, path: str, query: Query = (), *, limit: int | None = None) -> AsyncIterator[Many]:
         """Give a list page by page, up to `limit` items."""
@@ -183,13 +226,12 @@ def unreachable(connection: Connection, err: BaseException) -> Unreachable:
             f"{connection.where} has a certificate that can't be trusted: {err}",
             fix="name its CA: skerry context add … --ca FILE, or SKERRY_CA",
         )
-    if isinstance(err, asyncio.TimeoutError | aiohttp.ServerTimeoutError):
-        what = "it does not answer in time"
-    elif isinstance(err, aiohttp.ClientConnectorError):
+    fix = f"is it running? try: curl {connection.url}/healthz; for another one: skerry context list"
+    if isinstance(err, aiohttp.ClientConnectorError):
         what = os.strerror(err.os_error.errno) if err.os_error.errno else str(err.os_error)
-    else:
-        what = str(err) or type(err).__name__
-    return Unreachable(
-        f"can't reach the controller at {connection.where}: {what}",
-        fix=f"is it running? try: curl {connection.url}/healthz; for another one: skerry context list",
-    )
+        return Unreachable(f"can't reach the controller at {connection.where}: {what}", fix=fix)
+    if isinstance(err, aiohttp.ConnectionTimeoutError):
+        return Unreachable(f"can't reach the controller at {connection.where}: it does not answer in time", fix=fix)
+    if isinstance(err, asyncio.TimeoutError | aiohttp.ServerTimeoutError):
+        return Lost(f"can't reach the controller at {connection.where}: it does not answer in time", fix=fix)
+    return Lost(f"lost the connection to {connection.where}: {str(err) or type(err).__name__}", fix=fix)

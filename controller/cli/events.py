@@ -1,8 +1,11 @@
 """`skerry events`: what happened, and what happens now."""
 
 import asyncio
+import re
+import time
 from collections.abc import AsyncIterator
 from datetime import datetime
+from typing import Any
 
 import click
 import msgspec
@@ -21,11 +24,42 @@ RETRY_S = 2.0
 Query = tuple[tuple[str, str | int], ...]
 
 
+FILTERS = (
+    ("actor", "PROJECT/TOKEN", "Only what this one did"),
+    ("action", "ACTION", "Only this action, such as vm.create; vm.*: all that begin so"),
+    ("kind", "KIND", "Only about things of this kind"),
+    ("name", "NAME", "Only about things of this name"),
+    ("request", "ID", "Only what this request led to"),
+)
+RESULTS = ("accepted", "denied", "conflict", "done", "failed", "cancelled")
+
+
+class Moment(click.ParamType[float]):
+    """A moment in the past: a span from now, or a date and time (of this machine's zone where it names none)."""
+
+    name = "span|time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return epoch seconds."""
+        if isinstance(value, float):
+            return value
+        if span := re.fullmatch(r"(?P<count>[0-9]{1,6})(?P<unit>[smhd])", str(value)):
+            return time.time() - int(span["count"]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[span["unit"]]
+        try:
+            return datetime.fromisoformat(str(value)).astimezone().timestamp()
+        except ValueError:
+            self.fail(f"{value!r} is neither a span such as 2h nor a time such as 2026-11-22T08:00", param, ctx)
+
+
 def command() -> click.Command:
     """Return `skerry events`."""
 
-    def run(after: int, limit: int | None, follow: bool) -> None:
-        query: Query = (("project", project),) if (project := asked_project()) else ()
+    def run(after: int, limit: int | None, follow: bool, since: float | None, **filters: str | None) -> None:
+        query: Query = (
+            *((("project", project),) if (project := asked_project()) else ()),
+            *((("since", f"{since:.3f}"),) if since is not None else ()),
+            *((name, value) for name, value in filters.items() if value),
+        )
 
         async def work(client: Client) -> None:
             last = await _past(client, query, after, limit)
@@ -38,15 +72,26 @@ def command() -> click.Command:
         "events",
         callback=run,
         short_help="What happened, and (--follow) what happens now.",
-        help="Print what happened: every accepted change and every change of state, oldest first. An operator sees all "
-        "projects' events unless --project names one.\n\n"
-        + examples("skerry events --follow", "skerry events --after 1200 -o json"),
+        help="Print what happened: every change that was accepted or refused, how it ended, and every change of state, "
+        "oldest first. An operator sees all projects' events unless --project names one.\n\n"
+        + examples(
+            "skerry events --follow",
+            "skerry events --kind vm --name web --since 2h",
+            "skerry events --actor shop/ci --result denied",
+            "skerry events --request req-0123456789ab",
+            "skerry events --after 1200 -o json",
+        ),
         params=[
             click.Option(
                 ["--after"], type=click.IntRange(min=0), default=0, metavar="N", help="Only those after this number"
             ),
             click.Option(["--limit"], type=click.IntRange(min=1), metavar="N", help="At most so many (default: all)"),
             click.Option(["-f", "--follow"], is_flag=True, help="Go on with what comes, until Ctrl-C"),
+            click.Option(
+                ["--since"], type=Moment(), help="Only those from then on: 30m, 2h, 7d ago, or 2026-11-22T08:00"
+            ),
+            *(click.Option([f"--{name}"], metavar=metavar, help=text) for name, metavar, text in FILTERS),
+            click.Option(["--result"], type=click.Choice(RESULTS), help="Only changes that were answered or ended so"),
             *connection_options(),
             form_option(),
         ],
@@ -122,4 +167,6 @@ def _sentence(event: EventShown) -> str:
     what = f"{event.project}/{event.name}" if event.project else event.name
     by = f"by {event.actor}" if event.actor else ""
     tail = "  ".join(text for text in (event.message, click.style(by, dim=True)) if text)
-    return f"{event.seq:>6}  {at}  {click.style(f'{event.action:<16}', bold=True)}  {what:<24}  {tail}".rstrip()
+    action = click.style(f"{event.action:<16}", bold=True)
+    refused = click.style(f"{event.result}: ", fg="red") if event.result in ("denied", "conflict") else ""
+    return f"{event.seq:>6}  {at}  {action}  {what:<24}  {refused}{tail}".rstrip()

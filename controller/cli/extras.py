@@ -8,7 +8,7 @@ import click
 
 from common.kinds import KINDS, kind_named
 from common.kinds.kind import AnyKind, Extra
-from controller.cli.parts import Ordered, common_options, examples, name_argument, wait_options
+from controller.cli.parts import Ordered, common_options, dry_run_option, examples, name_argument, wait_options
 from controller.cli.session import form, talk
 
 if TYPE_CHECKING:
@@ -32,13 +32,17 @@ def _params(kind: AnyKind) -> list[click.Parameter]:
 def host_token(kind: AnyKind, extra: Extra) -> click.Command:
     """Return `skerry host token NAME`."""
 
-    def run(name: str) -> None:
+    def run(name: str, dry_run: bool) -> None:
         from controller.cli.aftermath import join_command  # noqa: PLC0415  aiohttp takes 0.4 s to import
         from controller.cli.answers import Revealed  # noqa: PLC0415
+        from controller.cli.rehearsal import rehearse  # noqa: PLC0415
         from controller.cli.render import print_data  # noqa: PLC0415
 
         async def work(client: "Client") -> None:
-            raw = await client.raw(extra.method, client.path(kind, name, extra.name))
+            if dry_run:
+                await rehearse(client, extra.method, client.path(kind, name, extra.name))
+                return
+            raw = await client.change_raw(extra.method, client.path(kind, name, extra.name))
             if form() in ("json", "yaml"):
                 print_data(raw)
             else:
@@ -52,7 +56,7 @@ def host_token(kind: AnyKind, extra: Extra) -> click.Command:
         short_help=extra.summary,
         help=f"{extra.summary} Prints the command to paste on that machine; a token from before is good no more.\n\n"
         + examples("skerry host token h1"),
-        params=_params(kind),
+        params=[*_params(kind), dry_run_option()],
     )
 
 
@@ -81,12 +85,18 @@ def host_audit(kind: AnyKind, extra: Extra) -> click.Command:
 def image_upload(kind: AnyKind, extra: Extra) -> click.Command:
     """Return `skerry image upload NAME FILE`."""
 
-    def run(name: str, file: Path, wait: bool, timeout: float) -> None:
+    def run(name: str, file: Path, wait: bool, timeout: float, dry_run: bool) -> None:
         from controller.cli.aftermath import settled  # noqa: PLC0415
+        from controller.cli.answers import Accepted  # noqa: PLC0415
+        from controller.cli.rehearsal import print_rehearsal  # noqa: PLC0415
         from controller.cli.upload import upload  # noqa: PLC0415
 
         async def work(client: "Client") -> None:
-            accepted = await upload(client, client.path(kind, name, extra.name), file, extra)
+            raw = await upload(client, client.path(kind, name, extra.name), file, extra, dry_run=dry_run)
+            if dry_run:
+                print_rehearsal(client, raw)
+                return
+            accepted = client.decode(raw, Accepted)
             await settled(client, kind, accepted, wait=wait, timeout_s=timeout)
 
         talk(work)
@@ -101,6 +111,7 @@ def image_upload(kind: AnyKind, extra: Extra) -> click.Command:
             name,
             click.Argument(["file"], type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)),
             *wait_options(),
+            dry_run_option(),
             *rest,
         ],
     )

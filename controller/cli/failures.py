@@ -50,6 +50,10 @@ class Unreachable(Failure):
     """The controller did not answer: it may later."""
 
 
+class Lost(Unreachable):
+    """The connection broke after it stood: whether the request was carried out is not known."""
+
+
 class Refused(Failure):
     """The API answered with a problem document."""
 

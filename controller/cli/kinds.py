@@ -7,11 +7,20 @@ import click
 from common.kinds.kind import AnyKind, Verb
 from controller.cli import flags
 from controller.cli.extras import commands_of
-from controller.cli.parts import Ordered, a, common_options, examples, name_argument, sample, wait_options
+from controller.cli.parts import (
+    Ordered,
+    a,
+    common_options,
+    dry_run_option,
+    examples,
+    name_argument,
+    sample,
+    wait_options,
+)
 from controller.cli.session import talk
 
 if TYPE_CHECKING:
-    from controller.cli.answers import Accepted, Many
+    from controller.cli.answers import Accepted, Many, One
     from controller.cli.client import Client
 
 CHANGE_TRIES = 5
@@ -109,7 +118,14 @@ def show_command(kind: AnyKind) -> click.Command:
 def create_command(kind: AnyKind) -> click.Command:
     """Return `skerry KIND create NAME`, with a flag for each field of the spec."""
 
-    def run(name: str, label: tuple[tuple[str, str | None], ...], wait: bool, timeout: float, **given: Any) -> None:
+    def run(
+        name: str,
+        label: tuple[tuple[str, str | None], ...],
+        wait: bool,
+        timeout: float,
+        dry_run: bool,
+        **given: Any,
+    ) -> None:
         body = {
             "name": name,
             "labels": flags.labels_of(label, {}),
@@ -118,7 +134,11 @@ def create_command(kind: AnyKind) -> click.Command:
 
         async def work(client: "Client") -> None:
             from controller.cli.aftermath import reveal, settled  # noqa: PLC0415
+            from controller.cli.rehearsal import rehearse  # noqa: PLC0415
 
+            if dry_run:
+                await rehearse(client, "POST", client.path(kind), body=body)
+                return
             accepted = await client.change("POST", client.path(kind), body=body)
             if accepted.revealed:
                 await reveal(client, kind, name, accepted.revealed)
@@ -142,6 +162,7 @@ def create_command(kind: AnyKind) -> click.Command:
             *(flags.option(field, change=False) for field in flags.offered(kind, change=False)),
             _label_option(removable=False),
             *wait_options(),
+            dry_run_option(),
             *common_options(kind),
         ],
     )
@@ -150,14 +171,27 @@ def create_command(kind: AnyKind) -> click.Command:
 def set_command(kind: AnyKind) -> click.Command:
     """Return `skerry KIND set NAME`, with a flag for each field that can change."""
 
-    def run(name: str, label: tuple[tuple[str, str | None], ...], wait: bool, timeout: float, **given: Any) -> None:
+    def run(
+        name: str,
+        label: tuple[tuple[str, str | None], ...],
+        wait: bool,
+        timeout: float,
+        dry_run: bool,
+        **given: Any,
+    ) -> None:
         spec = flags.spec_of(kind, given, change=True)
         if not spec and not label:
             raise click.UsageError("nothing to set: give at least one flag")
 
         async def work(client: "Client") -> None:
             from controller.cli.aftermath import settled  # noqa: PLC0415
+            from controller.cli.rehearsal import rehearse  # noqa: PLC0415
 
+            if dry_run:
+                one, etag = await client.one(kind, name)
+                body = _change_of(one, spec, label)
+                await rehearse(client, "PATCH", client.path(kind, name), body=body, etag=etag)
+                return
             accepted = await _set(client, kind, name, spec, label)
             await settled(client, kind, accepted, wait=wait, timeout_s=timeout)
 
@@ -178,6 +212,7 @@ def set_command(kind: AnyKind) -> click.Command:
             *(flags.option(field, change=True) for field in fields),
             _label_option(removable=True),
             *wait_options(),
+            dry_run_option(),
             *common_options(kind),
         ],
     )
@@ -186,20 +221,25 @@ def set_command(kind: AnyKind) -> click.Command:
 async def _set(
     client: "Client", kind: AnyKind, name: str, spec: dict[str, Any], label: tuple[tuple[str, str | None], ...]
 ) -> "Accepted":
-    from controller.cli.answers import shown  # noqa: PLC0415
     from controller.cli.failures import Refused  # noqa: PLC0415
 
     for left in reversed(range(CHANGE_TRIES)):
         one, etag = await client.one(kind, name)
-        body: dict[str, Any] = {"spec": spec}
-        if label:
-            body["labels"] = flags.labels_of(label, shown(one.resource).labels)
+        body = _change_of(one, spec, label)
         try:
             return await client.change("PATCH", client.path(kind, name), body=body, etag=etag)
         except Refused as err:
             if err.problem.status != 412 or not left:
                 raise
     raise AssertionError("the last try returns or raises")
+
+
+def _change_of(one: "One", spec: dict[str, Any], label: tuple[tuple[str, str | None], ...]) -> dict[str, Any]:
+    """Return the body of a change of a thing as it was read."""
+    from controller.cli.answers import shown  # noqa: PLC0415
+
+    labels = {"labels": flags.labels_of(label, shown(one.resource).labels)} if label else {}
+    return {"spec": spec, **labels}
 
 
 def delete_command(kind: AnyKind) -> click.Command:
@@ -220,10 +260,15 @@ def verb_command(kind: AnyKind, verb: Verb) -> click.Command:
 
 
 def _wish_command(kind: AnyKind, *, word: str, help: str, short: str, method: str, tail: str) -> click.Command:  # noqa: A002
-    def run(names: tuple[str, ...], wait: bool, timeout: float) -> None:
+    def run(names: tuple[str, ...], wait: bool, timeout: float, dry_run: bool) -> None:
         async def work(client: "Client") -> None:
             from controller.cli.aftermath import settled  # noqa: PLC0415
+            from controller.cli.rehearsal import rehearse  # noqa: PLC0415
 
+            if dry_run:
+                for name in names:
+                    await rehearse(client, method, client.path(kind, name, tail))
+                return
             sent = [(name, await client.change(method, client.path(kind, name, tail))) for name in names]
             for _, accepted in sent:
                 await settled(client, kind, accepted, wait=wait, timeout_s=timeout)
@@ -237,7 +282,7 @@ def _wish_command(kind: AnyKind, *, word: str, help: str, short: str, method: st
         short_help=short,
         help=f"{help}\n\n"
         + examples(f"skerry {kind.name} {word} {name} --wait", f"skerry {kind.name} {word} {name} …"),
-        params=[name_argument(kind, many=True), *wait_options(), *common_options(kind)],
+        params=[name_argument(kind, many=True), *wait_options(), dry_run_option(), *common_options(kind)],
     )
 
 

@@ -33,9 +33,9 @@ def _why() -> click.Command:
 
 
 def _audit() -> click.Command:
-    from controller.cli.extras import by_kind  # noqa: PLC0415
+    from controller.cli.audit import group  # noqa: PLC0415
 
-    return by_kind("audit", "audit", "Compare wish and reality.", "skerry audit host h1")
+    return group()
 
 
 def _events() -> click.Command:
@@ -82,7 +82,7 @@ EVERYDAY: dict[str, tuple[str, Build]] = {
     "why": ("Why a thing is not as wished, and the smallest change that would help.", _why),
     "events": ("What happened, and (--follow) what happens now.", _events),
     "operation": ("What was asked for: list, show, wait, cancel.", _operation),
-    "audit": ("Compare wish and reality on a host.", _audit),
+    "audit": ("Compare wish and reality on a host; verify that history was not changed.", _audit),
 }
 SETUP: dict[str, tuple[str, Build]] = {
     "context": ("Which controllers are known, and which one is spoken to.", _context),

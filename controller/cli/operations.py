@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from controller.cli.parts import Ordered, connection_options, examples, form_option, wait_options
+from controller.cli.parts import Ordered, connection_options, dry_run_option, examples, form_option, wait_options
 from controller.cli.session import asked_project, form, talk
 
 if TYPE_CHECKING:
+    from controller.cli.answers import OperationShown
     from controller.cli.client import Client
+
+FIRST_STEPS = 24
+"""Of a timeline from which steps were dropped, so many of the first are kept."""
 
 STATES = ("running", "blocked", "done", "failed", "cancelled")
 
@@ -89,7 +93,8 @@ def _show() -> click.Command:
         "show",
         callback=run,
         short_help="Show one operation.",
-        help="Show one operation, with the reason where it is blocked.\n\n"
+        help="Show one operation: how it stands, why where it is blocked, and its timeline: every step with its host, "
+        "how long it took, how often it was tried again and why.\n\n"
         + examples("skerry operation show op-0123456789ab"),
         params=[_id(), *connection_options(), form_option()],
     )
@@ -120,9 +125,14 @@ def _wait() -> click.Command:
 
 
 def _cancel() -> click.Command:
-    def run(operation: str) -> None:
+    def run(operation: str, dry_run: bool) -> None:
         async def work(client: "Client") -> None:
-            await client.raw("POST", f"/v1/operations/{operation}/cancel")
+            from controller.cli.rehearsal import rehearse  # noqa: PLC0415
+
+            if dry_run:
+                await rehearse(client, "POST", f"/v1/operations/{operation}/cancel")
+                return
+            await client.change("POST", f"/v1/operations/{operation}/cancel")
             click.echo(f"operation {operation}: its withdrawal is accepted")
 
         talk(work)
@@ -133,7 +143,7 @@ def _cancel() -> click.Command:
         short_help="Take a wish back.",
         help="Take a wish back: what was being created is deleted, a change is set back. A delete can't be taken back."
         "\n\n" + examples("skerry operation cancel op-0123456789ab"),
-        params=[_id(), *connection_options()],
+        params=[_id(), dry_run_option(), *connection_options(), form_option()],
     )
 
 
@@ -141,7 +151,7 @@ def print_operation(raw: bytes) -> None:
     """Print one operation."""
     from controller.cli.answers import OperationShown  # noqa: PLC0415
     from controller.cli.failures import refusal_lines  # noqa: PLC0415
-    from controller.cli.render import age, print_data, print_pairs  # noqa: PLC0415
+    from controller.cli.render import age, print_data, print_pairs, print_table  # noqa: PLC0415
 
     operation = msgspec.json.decode(raw, type=OperationShown)
     if form() in ("json", "yaml"):
@@ -166,3 +176,29 @@ def print_operation(raw: bytes) -> None:
     print_pairs(pairs)
     if operation.why:
         click.echo("\n".join(refusal_lines(operation.why)))
+    if operation.steps:
+        click.echo()
+        print_table(["AT", "STEP", "HOST", "TOOK", "RETRIES", "CAUSE"], _timeline(operation, now))
+
+
+def _timeline(operation: "OperationShown", now: float) -> list[list[str]]:
+    """Return the rows of an operation's timeline: moments from its beginning on, seconds each."""
+    from controller.cli.render import NOTHING  # noqa: PLC0415
+
+    rows = []
+    for number, step in enumerate(operation.steps):
+        if operation.steps_dropped and number == FIRST_STEPS:
+            rows.append(["…", f"{operation.steps_dropped} steps that are not kept", "", "", "", ""])
+        took = step.seconds if step.seconds is not None else None if operation.finished_at else now - step.at
+        still = "" if step.seconds is not None or took is None else " so far"
+        rows.append(
+            [
+                f"{step.at - operation.created_at:+.2f} s",
+                step.what,
+                step.host or NOTHING,
+                NOTHING if took is None else f"{max(0.0, took):.2f} s{still}",
+                str(step.retries) if step.retries else NOTHING,
+                step.cause or NOTHING,
+            ]
+        )
+    return rows

@@ -62,6 +62,15 @@ def wait_options(*, wait: bool = False) -> list[click.Parameter]:
     ]
 
 
+def dry_run_option() -> click.Option:
+    """Return --dry-run."""
+    return click.Option(
+        ["--dry-run"],
+        is_flag=True,
+        help="Check everything and show what would come of it; nothing is changed (exit 4: it would be blocked)",
+    )
+
+
 def examples(*lines: str) -> str:
     """Return the tail of a help text that shows how it is used."""
     return "Examples:\n\n\b\n" + "\n".join(f"  {line}" for line in lines)

@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 
 from common.kinds.kind import Extra
-from controller.cli.answers import Accepted
 from controller.cli.client import Client
 from controller.cli.render import amount
 
@@ -17,13 +16,15 @@ CHUNK_BYTES = 1 << 20
 Sent = Callable[[int], None]
 
 
-async def upload(client: Client, path: str, file: Path, extra: Extra) -> Accepted:
-    """Send a file's bytes and return what they were accepted as."""
+async def upload(client: Client, path: str, file: Path, extra: Extra, *, dry_run: bool) -> bytes:
+    """Send a file's bytes and return the answer's."""
     size = await asyncio.to_thread(lambda: file.stat().st_size)
     headers = {"Content-Type": extra.accepts, "Content-Length": str(size)}
     with _bar(file.name, size) as sent:
-        async with client.open(extra.method, path, data=_chunks(file, sent), headers=headers) as response:
-            return client.decode(await response.read(), Accepted)
+        query = {"dry_run": "true"} if dry_run else {}
+        chunks = _chunks(file, sent)
+        async with client.open(extra.method, path, query=query, data=chunks, headers=headers) as response:
+            return await response.read()
 
 
 async def _chunks(file: Path, sent: Sent) -> AsyncIterator[bytes]:

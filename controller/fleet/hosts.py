@@ -44,6 +44,9 @@ from controller.store.store import Store
 log = structlog.get_logger(__name__)
 
 METRICS_EVERY_S = 5.0
+MOST_STEPS = 24
+"""Of one document that a host may tell of."""
+
 EVENT_CHARACTERS = 500
 """Of a host's own words in the event table."""
 
@@ -227,7 +230,7 @@ class Hosts:
 
     async def _reports(self, host: HostId, message: Reports) -> None:
         view = self._seen.host(host)
-        own = tuple(self._own(host, message.reports))
+        own = tuple(self._without_steps(host, report) for report in self._own(host, message.reports))
         if message.full:
             view.reports = {report.key: report for report in own}
             view.reported = True
@@ -243,6 +246,14 @@ class Hosts:
                     view.reports.pop(key, None)
             for owner in owners:
                 self._poke(owner)
+
+    def _without_steps(self, host: HostId, report: Report) -> Report:
+        """Pass on the steps that a report tells of; what is kept of it has none."""
+        document = self._seen.document(host, report.key)
+        if not report.steps or document is None:
+            return report
+        self._seen.took(document.owner, host, report.key, report.steps[-MOST_STEPS:])
+        return msgspec.structs.replace(report, steps=())
 
     def _own(self, host: HostId, reports: Iterable[Report]) -> Iterable[Report]:
         for report in reports:
@@ -311,4 +322,10 @@ _NEW_TOKEN = "ask an operator for a new one: skerry host token NAME"  # noqa: S1
 
 
 def _desired(document: Document) -> Desired:
-    return Desired(key=document.key, revision=document.revision, doc=document.doc, gone=document.gone)
+    return Desired(
+        key=document.key,
+        revision=document.revision,
+        doc=document.doc,
+        gone=document.gone,
+        request=document.request,
+    )

@@ -46,6 +46,11 @@ class Admission(Mutation, frozen=True, kw_only=True):
     revealed: Secret | None = None
     """Shown once to the caller, stored nowhere."""
 
+    @property
+    def reveals(self) -> bool:
+        """Say whether its answer shows a secret."""
+        return self.revealed is not None
+
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """What every admission needs beside its subject."""
@@ -239,6 +244,7 @@ def event_of(context: Context, action: str, row: AnyResource, was: AnyResource |
         message="",
         before=to_json(was.spec) if was else b"",
         after=b"" if row.deleted_at is not None else to_json(row.spec),
+        result="accepted",
     )
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from common.clock import Clock
 from common.errors import Conflict, NoCapacity, SkerryError
@@ -19,13 +20,14 @@ from common.refusal import Refusal
 from controller.kinds.outcome import LOOK_AGAIN_S, Blocked, Do, Done, Outcome, Place, Wait
 from controller.kinds.planners import planner_of
 from controller.loop.due import Due
+from controller.loop.taken import host_says, hosts_of, on_hosts, request_of, stamped
 from controller.scheduler.choose import Choice
 from controller.scheduler.inventory import Inventory
 from controller.store.mutations import Conclusion
 from controller.store.queue import Finished
-from controller.store.rows import Address, Capacity, Change, Enrolment, Gone, Operation, Placement, QueueRow
+from controller.store.rows import Address, Capacity, Change, Enrolment, Gone, OperationStep, Placement, QueueRow
 from controller.store.store import Store
-from controller.store.writes import TakePlacement
+from controller.store.writes import AnyWrite, Taken, TakePlacement
 
 log = structlog.get_logger(__name__)
 
@@ -159,7 +161,8 @@ class Loop:
             await asyncio.sleep(0)
             return
         try:
-            await asyncio.wait_for(self._wake.wait(), pause)
+            async with asyncio.timeout(pause):  # wait_for would swallow a cancellation that comes with the wake-up
+                await self._wake.wait()
         except TimeoutError:
             return
 
@@ -220,6 +223,10 @@ class Loop:
 
     async def turn(self, row: QueueRow) -> None:
         """Bring one resource as far as it goes now."""
+        with bound_contextvars(request=request_of(self._seen, row.resource)):
+            await self._turn(row)
+
+    async def _turn(self, row: QueueRow) -> None:
         resource = row.resource
         self._again.discard(resource)
         conflicts = 0
@@ -230,7 +237,7 @@ class Loop:
             outcome = planner_of(subject.kind).plan(subject, self._seen, self._clock())
             self._faults.reached(f"loop.{subject.kind}.planned")
             try:
-                if not await self._advance(subject, outcome, row):
+                if not await self._advance(subject, outcome, row, retries=conflicts):
                     break
             except Conflict as err:
                 conflicts += 1
@@ -252,15 +259,14 @@ class Loop:
             self._again.discard(resource)
             self._due.put(resource, 0.0)
 
-    async def _advance(self, subject: AnyResource, outcome: Outcome, row: QueueRow) -> bool:
-        """Carry out what a plan says. True: look again."""
-        operations = self._seen.open_operations(subject.id)
+    async def _advance(self, subject: AnyResource, outcome: Outcome, row: QueueRow, retries: int) -> bool:
+        """Carry out what a plan says, which could not be done so many times before. True: look again."""
         match outcome:
             case Do():
-                await self._store.step(outcome.writes, operations, outcome.say)
+                await self._step(subject, outcome.writes, outcome.say, retries)
                 return True
             case Place():
-                return await self._place(subject, outcome, row, operations)
+                return await self._place(subject, outcome, row, retries)
             case Wait():
                 found = _Found("running", outcome.status, outcome.message, outcome.progress)
                 await self._finish(subject, row, found, outcome.seconds)
@@ -273,9 +279,17 @@ class Loop:
                 )
         return False
 
-    async def _place(
-        self, subject: AnyResource, outcome: Place, row: QueueRow, operations: Sequence[Operation]
-    ) -> bool:
+    async def _step(self, subject: AnyResource, writes: tuple[AnyWrite, ...], say: str, retries: int) -> None:
+        """Commit one step, under the request that it is taken for."""
+        operations = self._seen.open_operations(subject.id)
+        host = hosts_of(self._seen, writes)
+        steps = on_hosts(self._seen, subject.id) if operations else ()
+        taken = Taken(began=self._clock(), host=host, retries=retries, steps=steps)
+        await self._store.step(stamped(self._seen, subject, writes), operations, say, taken)
+        tell = log.info if operations else log.debug
+        tell("step committed", resource=subject.id, kind=subject.kind, name=subject.name, step=say, host=host)
+
+    async def _place(self, subject: AnyResource, outcome: Place, row: QueueRow, retries: int) -> bool:
         demand = outcome.demand
         choice = self.inventory.choose(demand)
         if not isinstance(choice, Choice):
@@ -290,11 +304,10 @@ class Loop:
         )
         say = f"placed on host {self._seen.name_of(choice.host)}"
         try:
-            await self._store.step((TakePlacement(placement=placement), *outcome.writes), operations, say)
+            await self._step(subject, (TakePlacement(placement=placement), *outcome.writes), say, retries)
         finally:
             self.inventory.settle(choice, demand)
         self._blocked.discard(subject.id)
-        log.info("vm placed", vm=subject.id, host=choice.host)
         return True
 
     async def _block(self, subject: AnyResource, row: QueueRow, status: Status, why: Refusal) -> None:
@@ -302,7 +315,16 @@ class Loop:
         shown = msgspec.structs.replace(status, state="blocked", message=why.summary, why=why)
         await self._finish(subject, row, _Found("blocked", shown, why.summary, 0.0, why), LOOK_AGAIN_S)
 
+    def _phase(self, subject: AnyResource, found: _Found) -> OperationStep | None:
+        """Return what a wish waits for, as a step of its timeline. What a host does is told by the host's own steps."""
+        if found.state == "done" or host_says(self._seen, subject.id, found.message):
+            return None
+        what = "blocked" if found.state == "blocked" else f"waits: {found.message}"
+        cause = found.why.summary if found.why else ""
+        return OperationStep(at=self._clock(), what=what, cause=cause, phase=True)
+
     async def _finish(self, subject: AnyResource, row: QueueRow, found: _Found, seconds: float) -> None:
+        operations = self._seen.open_operations(subject.id)
         conclusion = Conclusion(
             resource=subject,
             status=found.status,
@@ -310,9 +332,10 @@ class Loop:
             message=found.message,
             progress=found.progress,
             why=found.why,
+            steps=on_hosts(self._seen, subject.id) if operations else (),
+            phase=self._phase(subject, found) if operations else None,
         )
         finished = Finished(resource=subject.id, pokes=row.pokes, due_at=self._clock() + seconds)
-        operations = self._seen.open_operations(subject.id)
         due_at = await self._store.conclude(conclusion, operations, finished)
         if due_at is not None:
             self._due.put(subject.id, due_at)

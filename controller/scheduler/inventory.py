@@ -34,6 +34,10 @@ class Inventory:
             self.refresh(choice.host)
         return choice
 
+    def would_choose(self, demand: Demand) -> Choice | Refusal:
+        """Say which host would be chosen now; nothing is reserved."""
+        return choose(self._columns, demand)
+
     def settle(self, choice: Choice, demand: Demand) -> None:
         """The claim of a choice was committed or refused: from here on only the working set counts."""
         del self._pending[choice.host][demand.owner]

@@ -12,11 +12,11 @@ from common.errors import Conflict
 from common.ids import Id, RequestId
 from common.kinds.kind import AnyResource, Status
 from common.refusal import Refusal
-from controller.store import tables
-from controller.store.rows import Event, Operation, OperationState
+from controller.store import chain, tables, timeline
+from controller.store.rows import Event, EventResult, Operation, OperationState, OperationStep
 from controller.store.tx import Tx, resource_values
 from controller.store.working import references
-from controller.store.writes import Mutation
+from controller.store.writes import Mutation, Taken
 
 FINISHED_KEPT = 10_000
 """Finished operations that are kept; older ones are in the event table."""
@@ -49,7 +49,7 @@ def admit(tx: Tx, mutation: M) -> M:
         )
     )
     tx.put(operation)
-    tx.append(mutation.event)
+    chain.append(tx, mutation.event)
     poke(tx, row.id)
     if tx.revision % DROP_EVERY == 0:
         drop_old_operations(tx)
@@ -126,6 +126,10 @@ class Conclusion(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     progress: float
     why: Refusal | None
+    steps: tuple[OperationStep, ...] = ()
+    """That hosts took meanwhile."""
+    phase: OperationStep | None = None
+    """What it waits for, where no host's step says it."""
 
 
 def conclude(tx: Tx, found: Conclusion, open_operations: Sequence[Operation]) -> None:
@@ -149,27 +153,32 @@ def conclude(tx: Tx, found: Conclusion, open_operations: Sequence[Operation]) ->
         if after != operation:
             closed.append(_store_operation(tx, after))
     if found.status.state != row.status.state:
-        tx.append(happened(tx, row, found.status.state, found.status.message, closed))
+        chain.append(tx, happened(tx, row, found.status.state, found.status.message, closed or open_operations))
 
 
 def _operation_after(tx: Tx, operation: Operation, found: Conclusion) -> Operation:
+    operation = timeline.with_steps(operation, found.steps, tx.now)
     if found.state == "done" and operation.generation <= found.resource.generation:
         return _finished(tx, operation, found.message)
     state: OperationState = "running" if found.state == "done" else found.state
+    operation = timeline.with_phase(operation, found.phase, tx.now)
     return msgspec.structs.replace(
         operation, state=state, message=found.message, progress=round(found.progress, 3), why=found.why
     )
 
 
 def _finished(tx: Tx, operation: Operation, message: str) -> Operation:
-    return msgspec.structs.replace(operation, state="done", message=message, progress=1.0, why=None, finished_at=tx.now)
+    done = timeline.ended(operation, tx.now)
+    return msgspec.structs.replace(done, state="done", message=message, progress=1.0, why=None, finished_at=tx.now)
 
 
-def progress(tx: Tx, operations: Sequence[Operation], message: str) -> None:
-    """Say on open operations what is being done."""
+def progress(tx: Tx, operations: Sequence[Operation], message: str, taken: Taken) -> None:
+    """Say on open operations what is being done, and note it in their timelines."""
+    seconds = round(max(0.0, tx.now - taken.began), 3)
+    step = OperationStep(at=taken.began, what=message, host=taken.host, seconds=seconds, retries=taken.retries)
     for operation in operations:
-        if operation.message != message or operation.state != "running":
-            _store_operation(tx, msgspec.structs.replace(operation, state="running", message=message, why=None))
+        after = timeline.with_steps(operation, (*taken.steps, step), tx.now)
+        _store_operation(tx, msgspec.structs.replace(after, state="running", message=message, why=None))
 
 
 def close_operations(tx: Tx, row: AnyResource, *, message: str) -> tuple[Operation, ...]:
@@ -182,7 +191,8 @@ def close_operations(tx: Tx, row: AnyResource, *, message: str) -> tuple[Operati
         if operation.verb == "delete":
             after = _finished(tx, operation, message)
         else:
-            after = msgspec.structs.replace(operation, state="cancelled", message=message, finished_at=tx.now)
+            after = timeline.ended(operation, tx.now)
+            after = msgspec.structs.replace(after, state="cancelled", message=message, finished_at=tx.now)
         closed.append(_store_operation(tx, after))
     return tuple(closed)
 
@@ -196,7 +206,29 @@ def _store_operation(tx: Tx, operation: Operation) -> Operation:
     ).rowcount
     if there:
         tx.put(row)
+        if row.finished_at is not None:
+            chain.append(tx, _end_of(tx, row))
     return row
+
+
+def _end_of(tx: Tx, operation: Operation) -> Event:
+    """Return the event that a mutation came to its end, under the request that asked for it."""
+    result: EventResult = operation.state if operation.state in ("done", "failed", "cancelled") else ""
+    return Event(
+        seq=0,
+        at=tx.now,
+        actor="skerry",
+        request=operation.request,
+        action=f"operation.{operation.state}",
+        kind=operation.kind,
+        resource=operation.resource,
+        project=operation.project,
+        name=operation.name,
+        message=f"{operation.verb}: {operation.message}",
+        before=b"",
+        after=b"",
+        result=result,
+    )
 
 
 def happened(tx: Tx, row: AnyResource, what: str, message: str, operations: Sequence[Operation]) -> Event:

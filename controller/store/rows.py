@@ -53,9 +53,27 @@ class Document(Row, frozen=True):
     doc: AnyDoc
     gone: bool
     revision: Revision
+    request: RequestId = RequestId("")
+    """Of the caller that it was last written for, where it was for one."""
 
 
 OperationState = Literal["running", "blocked", "done", "failed", "cancelled"]
+
+
+class OperationStep(Row, frozen=True, omit_defaults=True):
+    """One thing that was done for an operation, or (a phase) that it waited for."""
+
+    at: float
+    """When it began, by the clock of whoever did it."""
+    what: str
+    host: str = ""
+    """The names of the hosts it was done on or for; empty: it concerned the controller only."""
+    seconds: float | None = None
+    """None: it is not over."""
+    retries: int = 0
+    cause: str = ""
+    """Why the last try failed, or why no host fits."""
+    phase: bool = False
 
 
 class Operation(Row, frozen=True, omit_defaults=True):
@@ -81,6 +99,13 @@ class Operation(Row, frozen=True, omit_defaults=True):
     created_at: float
     finished_at: float | None
     revision: Revision
+    steps: tuple[OperationStep, ...] = ()
+    steps_dropped: int = 0
+    """Steps that are not kept, from the middle."""
+
+
+EventResult = Literal["", "accepted", "denied", "conflict", "done", "failed", "cancelled"]
+"""Of a mutation: how it was answered, and how its operation ended. Empty: the event is no mutation's."""
 
 
 class Event(Row, frozen=True, omit_defaults=True):
@@ -100,6 +125,59 @@ class Event(Row, frozen=True, omit_defaults=True):
     before: bytes
     """The spec (JSON) before a change, else empty."""
     after: bytes
+    result: EventResult = ""
+    hash: str = ""
+    """Of this row and the hash before it: see `chain`."""
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """The last event: its number and its hash."""
+
+    seq: int
+    hash: str
+
+
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """What a verification found."""
+
+    intact: bool
+    events: int
+    """That were checked before the first bad one."""
+    head: Head
+    first_bad: int | None
+    """The seq of the first event that is not as it was written, or that is missing."""
+    problem: str
+
+
+class EventQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events to read: those that fit everything that is given."""
+
+    project: str | None = None
+    """None: those of all projects, and of the cloud."""
+    resource: Id | None = None
+    actor: str = ""
+    action: str = ""
+    """`vm.create`, or with a star at the end all that begin so: `vm.*`."""
+    kind: str = ""
+    name: str = ""
+    request: str = ""
+    result: str = ""
+    since: float = 0.0
+
+    def matches(self, event: Event) -> bool:
+        """Say whether an event is one of them, as the database would."""
+        stem = self.action.removesuffix("*")
+        return (
+            self.project in (None, event.project)
+            and self.resource in (None, event.resource)
+            and self.actor in ("", event.actor)
+            and (event.action.startswith(stem) if self.action.endswith("*") else self.action in ("", event.action))
+            and self.kind in ("", event.kind)
+            and self.name in ("", event.name)
+            and self.request in ("", event.request)
+            and self.result in ("", event.result)
+            and event.at >= self.since
+        )
 
 
 class Token(Row, frozen=True):

@@ -8,7 +8,7 @@ from common.documents import key_of
 from common.ids import HostId, Id, Revision
 from common.kinds import kind_named
 from common.kinds.kind import Resource
-from controller.store import claims, tables
+from controller.store import chain, claims, tables
 from controller.store.mutations import close_operations, happened, poke
 from controller.store.rows import Capacity, Document, Enrolment, Token
 from controller.store.tx import Tx, document_from, resource_values
@@ -122,9 +122,10 @@ def _put_document(tx: Tx, wanted: PutDocument) -> None:
         doc=wanted.doc,
         gone=False,
         revision=tx.revision,
+        request=wanted.request,
     )
     body = to_json(row.doc).decode()
-    values = {"owner": row.owner, "body": body, "gone": False, "revision": row.revision}
+    values = {"owner": row.owner, "body": body, "gone": False, "revision": row.revision, "request": row.request}
     there = tx.run(update(table).where(c.host == row.host, c.key == row.key).values(**values)).rowcount
     if not there:
         tx.run(insert(table).values(host=row.host, key=row.key, **values))
@@ -135,7 +136,12 @@ def _tombstone(tx: Tx, wanted: Tombstone) -> None:
     table, c = tables.document, tables.document.c
     where = (c.host == wanted.host, c.key == wanted.key, c.gone.is_(False))
     row = (
-        tx.run(update(table).where(*where).values(gone=True, revision=tx.revision).returning(*table.c))
+        tx.run(
+            update(table)
+            .where(*where)
+            .values(gone=True, revision=tx.revision, request=wanted.request)
+            .returning(*table.c)
+        )
         .mappings()
         .one_or_none()
     )
@@ -253,7 +259,7 @@ def _forget(tx: Tx, resource: Id) -> None:
     tx.run(delete(tables.resource).where(tables.resource.c.id == resource))
     tx.run(delete(tables.queue).where(tables.queue.c.resource == resource))
     closed = close_operations(tx, row, message="gone")
-    tx.append(happened(tx, row, "gone", "", closed))
+    chain.append(tx, happened(tx, row, "gone", "", closed))
     if row.owner:
         poke(tx, row.owner)
     tx.gone(row)

@@ -7,16 +7,27 @@ from contextlib import contextmanager
 
 from sqlalchemy import select
 
+from common.errors import SkerryError
 from common.ids import HostId, Id, Revision
-from controller.store import mutations, queue, steps, tables
+from controller.store import chain, history, mutations, queue, repeats, steps, tables
+from controller.store.chain import Walk
 from controller.store.load import load
 from controller.store.mutations import Conclusion, M
 from controller.store.queue import Finished
-from controller.store.rows import Change, Enrolment, Event, Operation, QueueRow
-from controller.store.tx import Tx, event_from
+from controller.store.rows import (
+    Change,
+    Enrolment,
+    Event,
+    EventQuery,
+    Head,
+    Operation,
+    QueueRow,
+    Verified,
+)
+from controller.store.tx import Tx
 from controller.store.working import WorkingSet
 from controller.store.writer import Writer
-from controller.store.writes import AnyWrite
+from controller.store.writes import AnyWrite, First, Mutation, Once, Rehearsal, Repeated, Taken
 
 WATCH_BATCHES = 1024
 """Batches of changes a watcher may be behind before it is told to start again."""
@@ -109,21 +120,52 @@ class Store:
         return await self._writer.submit(read)
 
     async def admit(self, mutation: M) -> M:
-        """Commit an accepted request and return it as stored. Raises Conflict where it was overtaken."""
+        """Commit an accepted request and return it as stored.
 
-        def write(tx: Tx) -> M:
-            done = mutations.admit(tx, mutation)
-            steps.apply_writes(tx, mutation.writes)
-            return done
+        Raises Conflict where it was overtaken, Repeated where it was carried out before, KeyReused where its key
+        stands for another one.
+        """
+        return await self._writer.submit(lambda tx: _admit(tx, mutation))
 
-        return await self._writer.submit(write)
+    async def rehearse(self, mutation: M, following: tuple[AnyWrite, ...]) -> Rehearsal:
+        """Do all of `admit`, and the step that would follow, and take all of it back. Raises like `admit`; what stops
+        only the step is in the result."""
 
-    async def step(self, writes: tuple[AnyWrite, ...], operations: Sequence[Operation], say: str) -> None:
+        def write(tx: Tx) -> None:
+            raise _TakenBack(_rehearse(tx, mutation, following))
+
+        try:
+            await self._writer.submit(write)
+        except _TakenBack as end:
+            return end.found
+        raise AssertionError("a rehearsal is never committed")
+
+    async def recall(self, once: Once) -> First | None:
+        """Return what a request was answered with before. Raises KeyReused where its key stands for another one."""
+        return await self._writer.submit(lambda tx: repeats.recall(tx, once))
+
+    async def tidy(self) -> None:
+        """Drop what has been kept long enough: finished operations, answers to repeat."""
+
+        def write(tx: Tx) -> None:
+            mutations.drop_old_operations(tx)
+            repeats.drop_old(tx)
+
+        await self._writer.submit(write)
+
+    async def step(
+        self,
+        writes: tuple[AnyWrite, ...],
+        operations: Sequence[Operation],
+        say: str,
+        taken: Taken | None = None,
+    ) -> None:
         """Commit one step of a planner. Raises Conflict or NoCapacity, and then nothing of it is kept."""
 
         def write(tx: Tx) -> None:
+            there = [op for op in operations if not _closed(tx, op)]
+            mutations.progress(tx, there, say, taken or Taken(began=tx.now))
             steps.apply_writes(tx, writes)
-            mutations.progress(tx, [op for op in operations if not _closed(tx, op)], say)
 
         await self._writer.submit(write)
 
@@ -159,29 +201,54 @@ class Store:
 
     async def append(self, event: Event) -> None:
         """Append to the event table."""
-        await self._writer.submit(lambda tx: tx.append(event))
+        await self._writer.submit(lambda tx: chain.append(tx, event))
 
     async def events(
-        self, after: int, limit: int, project: str | None, resource: Id | None = None
+        self, after: int, limit: int, wanted: EventQuery | None = None, *, newest: bool = False
     ) -> tuple[Event, ...]:
-        """Return the events behind a sequence number, oldest first; of one project, or (None) of all.
+        """Return the events behind a sequence number, oldest first; `newest`: the last ones instead of the first."""
+        return await self._writer.submit(
+            lambda tx: history.read(tx, after, limit, wanted or EventQuery(), newest=newest)
+        )
 
-        With `resource`, the newest `limit` events of it instead.
-        """
+    async def verify(self, noted: Head | None = None) -> Verified:
+        """Walk the whole chain of events. `noted`: a head written down outside, which must still be in it."""
+        walk = Walk(noted)
+        while True:
+            if found := await self._writer.submit(walk.page):
+                return found
 
-        def read(tx: Tx) -> tuple[Event, ...]:
-            c = tables.event.c
-            statement = select(tables.event).where(c.seq > after).limit(limit)
-            if project is not None:
-                statement = statement.where(c.project == project)
-            if resource is not None:
-                statement = statement.where(c.resource == resource).order_by(c.seq.desc())
-            else:
-                statement = statement.order_by(c.seq)
-            rows = [event_from(row) for row in tx.run(statement).mappings().all()]
-            return tuple(sorted(rows, key=lambda event: event.seq))
 
-        return await self._writer.submit(read)
+class _TakenBack(Exception):
+    """Ends the transaction of a rehearsal, so that nothing of it is kept."""
+
+    def __init__(self, found: Rehearsal) -> None:
+        super().__init__("taken back")
+        self.found = found
+
+
+def _rehearse(tx: Tx, mutation: Mutation, following: tuple[AnyWrite, ...]) -> Rehearsal:
+    done = _admit(tx, mutation)
+    before = len(tx.changes)
+    problem: SkerryError | None = None
+    try:
+        with tx.connection.begin_nested():
+            steps.apply_writes(tx, following)
+    except SkerryError as err:
+        problem = err
+    changes = () if problem else tuple(tx.changes[before:])
+    return Rehearsal(resource=done.resource, changes=changes, problem=problem)
+
+
+def _admit(tx: Tx, mutation: M) -> M:
+    once = mutation.once
+    if once and (first := repeats.recall(tx, once)):
+        raise Repeated(first)
+    done = mutations.admit(tx, mutation)
+    steps.apply_writes(tx, mutation.writes)
+    if once:
+        repeats.keep(tx, done, once)
+    return done
 
 
 def _closed(tx: Tx, operation: Operation) -> bool:

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 METADATA = MetaData()
@@ -87,6 +88,7 @@ document = Table(
     Column("body", Text, nullable=False),
     Column("gone", Boolean, nullable=False),
     Column("revision", BigInteger, nullable=False),
+    Column("request", String(64), nullable=False, server_default=text("''")),
 )
 
 operation = Table(
@@ -114,9 +116,19 @@ event = Table(
     Column("message", Text, nullable=False),
     Column("before", Text, nullable=False),
     Column("after", Text, nullable=False),
+    Column("result", String(16), nullable=False, server_default=text("''")),
+    Column("hash", String(64), nullable=False, server_default=text("''")),
     Index("event_of_project", "project", "seq"),
     Index("event_of_resource", "resource", "seq"),
+    Index("event_of_request", "request"),
     sqlite_autoincrement=True,
+)
+
+chain = Table(
+    "chain",
+    METADATA,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", String(64), nullable=False),
 )
 
 token = Table(
@@ -144,6 +156,16 @@ queue = Table(
     Column("pokes", Integer, nullable=False),
     Column("leased_by", String(40)),
     Column("leased_until", Float, nullable=False),
+)
+
+repeat = Table(
+    "repeat",
+    METADATA,
+    Column("caller", String(128), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("at", Float, nullable=False, index=True),
+    Column("body", Text, nullable=False),
 )
 
 sequence = Table(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Executable, insert, select, update
+from sqlalchemy import Connection, CursorResult, Executable, select, update
 
 from common.codec import from_json, to_json
 from common.documents import AnyDoc
@@ -52,22 +52,6 @@ class Tx:
         """Read a resource."""
         found = self.run(select(tables.resource).where(tables.resource.c.id == resource)).mappings().one_or_none()
         return resource_from(found) if found else None
-
-    def append(self, event: Event) -> None:
-        """Append a line to the event table."""
-        values = {
-            name: getattr(event, name)
-            for name in ("at", "actor", "request", "action", "kind", "resource", "project", "name", "message")
-        }
-        values |= {"before": event.before.decode(), "after": event.after.decode()}
-        seq = self.run(insert(tables.event).values(**values).returning(tables.event.c.seq)).scalar_one()
-        self.put(_numbered(event, seq))
-
-
-def _numbered(event: Event, seq: int) -> Event:
-    fields: dict[str, Any] = {name: getattr(event, name) for name in event.__struct_fields__}
-    fields["seq"] = seq
-    return Event(**fields)
 
 
 def resource_values(row: AnyResource) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from common.documents import DocKey, Report
+from common.documents import DocKey, Report, StepTaken
 from common.errors import NotFound
 from common.ids import HostId, Id, Revision
 from common.kinds import kind_named
@@ -84,6 +84,7 @@ class WorkingSet:
         self._tokens: dict[str, Token] = {}
         self._enrolments: dict[HostId, Enrolment] = {}
         self._hosts: dict[HostId, HostView] = {}
+        self._taken: dict[Id, dict[tuple[HostId, DocKey], tuple[StepTaken, ...]]] = {}
 
     # --- resources ------------------------------------------------------------------------------------------------
 
@@ -228,6 +229,25 @@ class WorkingSet:
         report = view.reports.get(key) if view else None
         return report if report and row and report.revision >= row.revision else None
 
+    def took(self, owner: Id, host: HostId, key: DocKey, steps: tuple[StepTaken, ...]) -> None:
+        """Take over which steps a host took for a document, while somebody waits for its owner."""
+        if self._is_awaited(owner):
+            self._taken.setdefault(owner, {})[host, key] = steps
+
+    def taken(self, owner: Id) -> tuple[tuple[HostId, tuple[StepTaken, ...]], ...]:
+        """Return the steps that hosts took for the documents of a resource that is waited for."""
+        return tuple((host, steps) for (host, _), steps in self._taken.get(owner, {}).items())
+
+    def _is_awaited(self, owner: Id) -> bool:
+        if self._open_operations.get(owner):
+            return True
+        row = self._resources.get(owner)
+        return self._is_awaited(row.owner) if row and row.owner else False
+
+    def _forget_taken(self, resource: Id) -> None:
+        for one in (resource, *self._by_owner.get(resource, ())):
+            self._taken.pop(one, None)
+
     # --- feeding --------------------------------------------------------------------------------------------------
 
     def apply(self, changes: Iterable[Change]) -> None:
@@ -251,6 +271,8 @@ class WorkingSet:
             if before.owner:
                 _discard(self._by_owner, before.owner, row.id)
         if not there:
+            if (steps := self._taken.pop(row.id, None)) and row.owner:
+                self._taken.setdefault(row.owner, {}).update(steps)
             self._hosts.pop(HostId(row.id), None)
             return
         self._resources[row.id] = row
@@ -278,6 +300,8 @@ class WorkingSet:
             case Operation():
                 _keep(self._operations, row.id, row, there=there)
                 _keep_in(self._open_operations, row.resource, row.id, row, there=there and row.finished_at is None)
+                if row.resource not in self._open_operations:
+                    self._forget_taken(row.resource)
             case Token():
                 _keep(self._tokens, row.digest, row, there=there)
             case Enrolment():

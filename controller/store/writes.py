@@ -7,9 +7,10 @@ nothing of the step is kept, and the planner looks again.
 import msgspec
 
 from common.documents import AnyDoc, DocKey
-from common.ids import HostId, Id
+from common.errors import SkerryError
+from common.ids import HostId, Id, RequestId
 from common.kinds.kind import AnyResource, Spec
-from controller.store.rows import Capacity, Enrolment, Event, Operation, Placement, Token
+from controller.store.rows import Capacity, Change, Enrolment, Event, Operation, OperationStep, Placement, Token
 
 
 class Write(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +86,7 @@ class PutDocument(Write, frozen=True):
     host: HostId
     owner: Id
     doc: AnyDoc
+    request: RequestId = RequestId("")
 
 
 class Tombstone(Write, frozen=True):
@@ -92,6 +94,7 @@ class Tombstone(Write, frozen=True):
 
     host: HostId
     key: DocKey
+    request: RequestId = RequestId("")
 
 
 class ForgetHost(Write, frozen=True):
@@ -151,6 +154,32 @@ AnyWrite = (
 )
 
 
+class Once(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes a repeated request known: who sends it, under which Idempotency-Key, and what it asks for."""
+
+    caller: str
+    key: str
+    fingerprint: str
+    """Of method, address and body."""
+
+
+class First(msgspec.Struct, frozen=True, kw_only=True):
+    """What a key's first request was answered with."""
+
+    resource: AnyResource
+    operation: Operation
+    revealed: bool
+    """Whether it showed a secret, which nobody can show again."""
+
+
+class Repeated(Exception):
+    """The request was carried out before: unwinds its transaction and brings the first answer."""
+
+    def __init__(self, first: First) -> None:
+        super().__init__(first.operation.id)
+        self.first = first
+
+
 class Mutation(msgspec.Struct, frozen=True, kw_only=True):
     """One accepted request: rows that are committed together."""
 
@@ -162,3 +191,30 @@ class Mutation(msgspec.Struct, frozen=True, kw_only=True):
     writes: tuple[AnyWrite, ...] = ()
     closes: tuple[Operation, ...] = ()
     """Open operations that this one overtakes, as they end."""
+    once: Once | None = None
+    """Carried out once only, however often it is sent."""
+
+    @property
+    def reveals(self) -> bool:
+        """Say whether its answer shows a secret."""
+        return False
+
+
+class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
+    """What a mutation and the step behind it would have written."""
+
+    resource: AnyResource
+    """As it would be stored."""
+    changes: tuple[Change, ...]
+    """Of the step."""
+    problem: SkerryError | None
+    """What stopped the step."""
+
+
+class Taken(msgspec.Struct, frozen=True, kw_only=True):
+    """A step as the timeline shows it, and what hosts did meanwhile."""
+
+    began: float
+    host: str = ""
+    retries: int = 0
+    steps: tuple[OperationStep, ...] = ()

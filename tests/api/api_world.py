@@ -299,6 +299,7 @@ async def world(directory: Path, config: Config | None = None, **parts: Any) -> 
                     store=store,
                     fleet=made.fleet,
                     blobs=made.blobs,
+                    choose=loop.inventory.would_choose,
                     readiness=lambda: made.unready,
                     config=config or Config(),
                     authority_fingerprint=FINGERPRINT,

@@ -38,9 +38,10 @@ class World:
     home: Path
 
     def environment(self, **more: str) -> dict[str, str]:
-        """Return the environment in which a command is run: nothing of the caller's but PATH."""
+        """Return the environment in which a command is run: nothing of the caller's but where programs are found."""
+        found = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
         return {
-            "PATH": os.environ["PATH"],
+            **found,
             "HOME": str(self.home),
             "SKERRY_URL": self.url,
             "SKERRY_TOKEN": self.token,

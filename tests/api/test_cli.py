@@ -67,6 +67,20 @@ def test_show_gives_names_for_ids(world: World) -> None:
     world.skerry("vm", "delete", "named", "--wait")
 
 
+def test_a_dry_run_changes_nothing_and_says_what_it_would(world: World) -> None:
+    made = world.skerry("network", "create", "rehearsed", "--dry-run")
+    assert made.out.startswith("dry run: network rehearsed, nothing is kept")
+    world.skerry("network", "show", "rehearsed", code=1)
+    blocked = world.skerry("vm", "create", "web", "--image", "tiny", "--size", "small", "--dry-run")
+    assert "then: waits: image tiny has no content yet" in blocked.out
+    assert "gone" not in world.skerry("network", "delete", "default", "--dry-run").out
+    assert (
+        "would change spec.description" in world.skerry("project", "set", "shop", "--description", "x", "--dry-run").out
+    )
+    taken = ("--vcpus", "1", "--memory-mib", "256", "--disk-gib", "2", "--dry-run")
+    assert "error: there is a size small already" in world.skerry("size", "create", "small", *taken, code=1).err
+
+
 def test_what_is_revealed_is_printed_once_and_is_in_the_json(world: World) -> None:
     assert re.search(r"^ {2}skt_[0-9a-f]{64}$", world.skerry("token", "create", "ci").out, re.MULTILINE)
     made = json.loads(world.skerry("token", "create", "other", "--role", "reader", "--wait", "-o", "json").out)

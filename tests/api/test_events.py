@@ -173,7 +173,9 @@ async def test_a_quiet_stream_has_a_heartbeat_and_ends_when_the_process_stops(tm
         ("after=x", {}, "after"),
         ("limit=5000", {}, "limit"),
         ("follow=maybe", {}, "follow"),
-        ("since=1", {}, "since"),
+        ("sinse=1", {}, "sinse"),
+        ("since=yesterday", {}, "since"),
+        ("result=maybe", {}, "result"),
         ("follow=true", {"Last-Event-ID": "x"}, "Last-Event-ID"),
     ],
 )

@@ -106,7 +106,7 @@ async def test_general_answers_fit_their_schemas(cloud: World) -> None:
     made = await cloud.make(f"{P}/a/networks", "n")
     for path, name in (
         ("/v1/operations", "OperationList"),
-        (f"/v1/operations/{made['operation']['id']}", "OperationView"),
+        (f"/v1/operations/{made['operation']['id']}", "OperationOne"),
         ("/v1/events?limit=1000", "EventList"),
         ("/v1/whoami", "WhoAmI"),
         ("/readyz", "Ready"),

@@ -39,7 +39,11 @@ async def test_what_came_true_is_done(desk: Desk) -> None:
     assert (operation.state, operation.progress, operation.finished_at) == ("done", 1.0, desk.clock.now)
     now = desk.now(row)
     assert (now.status.state, now.observed_generation) == ("active", 1)
-    assert [one.action for one in await desk.store.events(0, 9, None)] == ["project.create", "project.active"]
+    assert [one.action for one in await desk.store.events(0, 9, None)] == [
+        "project.create",
+        "operation.done",
+        "project.active",
+    ]
 
 
 async def test_an_operation_of_a_later_generation_is_not_done_by_an_earlier_one(desk: Desk) -> None:
@@ -70,7 +74,7 @@ async def test_looking_again_at_what_stays_the_same_writes_no_event(desk: Desk) 
     before = desk.now(row)
     await conclude(desk, before, found(before, "done", said="active"))
     assert desk.now(row).revision == before.revision
-    assert len(await desk.store.events(0, 9, None)) == 2
+    assert len(await desk.store.events(0, 9, None)) == 3
 
 
 async def test_a_status_does_not_overwrite_a_wish_that_came_meanwhile(desk: Desk) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy.exc import DatabaseError, IntegrityError
 from common.errors import Invalid
 from controller.store import tables
 from controller.store.database import migrate, open_database
+from controller.store.rows import EventQuery
 from controller.store.store import Store
 from tests.store.desk import Desk
 
@@ -48,7 +49,7 @@ async def test_events_are_numbered_without_reuse_and_read_in_order(desk: Desk) -
     assert [one.action for one in events] == ["project.create"] * 3 + ["project.set"]
     later = await desk.store.events(events[1].seq, 1, None)
     assert [one.seq for one in later] == [events[2].seq]
-    newest = await desk.store.events(0, 1, None, resource=rows[0].id)
+    newest = await desk.store.events(0, 1, EventQuery(resource=rows[0].id), newest=True)
     assert [one.action for one in newest] == ["project.set"]
     assert newest[0].before == b'{"description":""}'
     assert newest[0].after == b'{"description":"new"}'
@@ -58,8 +59,8 @@ async def test_events_of_one_project_are_its_own(desk: Desk) -> None:
     await desk.project("shop")
     await desk.project("lab")
     await desk.create("network", "shop", "back")
-    assert [one.name for one in await desk.store.events(0, 10, "shop")] == ["back"]
-    assert await desk.store.events(0, 10, "lab") == ()
+    assert [one.name for one in await desk.store.events(0, 10, EventQuery(project="shop"))] == ["back"]
+    assert await desk.store.events(0, 10, EventQuery(project="lab")) == ()
 
 
 def test_the_database_itself_refuses_two_of_a_kind(engine: Engine) -> None:

@@ -1,12 +1,13 @@
 """The agent's loop over a kind of unit that behaves: boxes that are built in steps and may depend on another box."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import ClassVar
 
 import msgspec
 import pytest
+import structlog
 
 from agent.kinds.unit import Do, Mark, Settled, UnitKey, Wait, Wish
 from agent.loop import BACKOFF_CAP_S, MAX_STEPS, SLOW_TIMER_S, Loop, backoff_s
@@ -14,8 +15,8 @@ from agent.memory import DirectLane, Memory, open_memory
 from common.documents import Desired, DocKey, Report, VolumeDoc, key_of
 from common.errors import Temporary
 from common.faults import Died, Faults
-from common.ids import Id, Revision
-from common.protocol import DesiredBatch, Found
+from common.ids import Id, RequestId, Revision
+from common.protocol import DesiredBatch, Found, reports_digest
 
 A, B = Id("vol-00000000000a"), Id("vol-00000000000b")
 
@@ -137,6 +138,11 @@ def bench(memory: Memory) -> Bench:
     return Bench(memory)
 
 
+def plain(reports: Iterable[Report]) -> list[Report]:
+    """Return reports without the steps they tell of."""
+    return [msgspec.structs.replace(report, steps=()) for report in reports]
+
+
 async def test_a_turn_takes_steps_until_the_plan_rests_and_reports(bench: Bench) -> None:
     await bench.want(box(A, 1, size=3))
 
@@ -144,7 +150,7 @@ async def test_a_turn_takes_steps_until_the_plan_rests_and_reports(bench: Bench)
 
     assert bench.boxes.world[A] == 3
     assert [report.message for report in bench.sent] == ["at 0 of 3", "at 1 of 3", "at 2 of 3", ""]
-    assert bench.loop.reports() == (Report(key=DocKey(unit(A)), revision=Revision(1), done=True),)
+    assert plain(bench.loop.reports()) == [Report(key=DocKey(unit(A)), revision=Revision(1), done=True)]
 
 
 async def test_at_the_start_every_unit_on_disk_is_due(bench: Bench) -> None:
@@ -206,7 +212,7 @@ async def test_a_failing_step_backs_off_and_says_why(bench: Bench) -> None:
     assert pauses == sorted(pauses)
     assert len(set(pauses)) == 3
     await bench.work()
-    assert bench.loop.reports()[0] == Report(key=DocKey(unit(A)), revision=Revision(1), done=True)
+    assert plain(bench.loop.reports()) == [Report(key=DocKey(unit(A)), revision=Revision(1), done=True)]
 
 
 def test_the_back_off_has_a_cap_and_jitter() -> None:
@@ -251,7 +257,7 @@ async def test_a_tombstone_is_carried_out_marked_reported_and_then_forgotten(ben
     assert bench.boxes.world == {}
     assert bench.memory.wish(unit(A)).marks == {"gone-at": "1000.0"}
     last = Report(key=DocKey(unit(A)), revision=Revision(2), done=True)
-    assert bench.loop.last_words() == (last,)
+    assert plain(bench.loop.last_words()) == [last]
 
     await bench.loop.delivered([last])
 
@@ -270,7 +276,7 @@ async def test_a_tombstone_whose_report_was_lost_is_answered_again(bench: Bench)
     await bench.want(box(A, 2, gone=True))
     await bench.work()
 
-    assert bench.sent == [Report(key=DocKey(unit(A)), revision=Revision(2), done=True)]
+    assert plain(bench.sent) == [Report(key=DocKey(unit(A)), revision=Revision(2), done=True)]
 
 
 async def test_nothing_is_destroyed_without_a_tombstone(bench: Bench) -> None:
@@ -363,3 +369,58 @@ async def test_the_shell_runs_in_real_time_and_ends_with_its_task(memory: Memory
     with pytest.raises(asyncio.CancelledError):
         await running
     assert boxes.world == {A: 1, B: 1}
+
+
+# --- the steps that were taken ------------------------------------------------------------------------------------
+
+
+async def test_a_report_tells_the_steps_that_led_to_it(bench: Bench) -> None:
+    await bench.want(box(A, 1, size=3))
+    await bench.work()
+
+    (report,) = bench.loop.reports()
+    assert [step.what for step in report.steps] == ["at 0 of 3", "at 1 of 3", "at 2 of 3"]
+    assert all(step.seconds is not None for step in report.steps)
+    assert [len(one.steps) for one in bench.sent] == [1, 2, 3, 3]
+    assert bench.sent[0].steps[0].seconds is None
+
+
+async def test_a_step_that_failed_keeps_its_count_and_its_cause(bench: Bench) -> None:
+    bench.boxes.problems = [Temporary("no room in the shed")] * 3
+    await bench.want(box(A, 1))
+    for _ in range(4):
+        await bench.work()
+        bench.now += 60
+
+    (step,) = bench.loop.reports()[0].steps
+    assert (step.what, step.failures, step.problem) == ("at 0 of 1", 3, "no room in the shed")
+    assert step.seconds == 180
+    assert [one.steps[-1].failures for one in bench.sent if one.steps and one.problem] == [1, 2, 3]
+
+
+async def test_steps_are_of_the_present_wish_and_bounded(bench: Bench) -> None:
+    await bench.want(box(A, 1, size=30))
+    await bench.work()
+    many = bench.loop.reports()[0].steps
+    await bench.want(box(A, 2, size=31))
+    await bench.work()
+
+    assert [step.what for step in many] == [f"at {number} of 30" for number in range(6, 30)]
+    assert [step.what for step in bench.loop.reports()[0].steps] == ["at 30 of 31"]
+
+
+async def test_steps_are_in_no_digest(bench: Bench) -> None:
+    await bench.want(box(A, 1))
+    await bench.work()
+
+    assert bench.loop.reports()[0].steps
+    assert bench.loop.observed_digest() == reports_digest(plain(bench.loop.reports()))
+
+
+async def test_the_log_of_a_turn_names_the_request_that_asked_for_it(bench: Bench) -> None:
+    item = msgspec.structs.replace(box(A, 1), request=RequestId("req-1"))
+    await bench.want(item)
+    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+        await bench.work()
+
+    assert [line["request"] for line in lines if line["event"] == "step applied"] == ["req-1"]

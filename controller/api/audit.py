@@ -1,0 +1,133 @@
+"""The audit trail's own part of the API: what was refused is an event too, and the chain of events can be verified."""
+
+import re
+
+import structlog
+from aiohttp import web
+
+from common.clock import Clock
+from common.codec import to_json
+from common.errors import Conflict, Denied, PreconditionFailed, QuotaExceeded, SkerryError, Temporary
+from common.ids import Id
+from common.kinds.kind import SYSTEM_PROJECT, AnyResource, Scope
+from controller.api.call import Call, Door
+from controller.api.ports import Store
+from controller.api.query import bad, integer, refuse_unknown
+from controller.api.render import answer
+from controller.api.routes import Route
+from controller.auth.caller import Caller
+from controller.store.rows import Event, EventResult, Head
+
+log = structlog.get_logger(__name__)
+
+VERIFY_PARAMETERS = {
+    "seq": "a head that was noted outside earlier: its number …",
+    "hash": "… and its hash: the chain must still have it",
+}
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+class Refusals:
+    """Notes mutations that were understood and refused: denied, or in conflict. Dry runs are none."""
+
+    def __init__(self, store: Store, door: Door, clock: Clock) -> None:
+        self._store = store
+        self._door = door
+        self._clock = clock
+
+    async def note(self, request: web.Request, route: Route, err: SkerryError) -> None:
+        """Append the event of a refused mutation. A store that can't be written keeps nobody from the refusal."""
+        result = _result(err)
+        if not result or request.query.get("dry_run") == "true":
+            return
+        event = self._event(request, route, self._door.caller(request), err, result)
+        try:
+            await self._store.append(event)
+        except Temporary as full:
+            log.warning("refusal not noted", action=event.action, actor=event.actor, error=full.detail)
+
+    def _event(
+        self, request: web.Request, route: Route, caller: Caller, err: SkerryError, result: EventResult
+    ) -> Event:
+        asked = request.match_info.get("project", "")
+        row = self._subject(request, route, asked)
+        name = row.name if row else request.match_info.get("name", request.match_info.get("id", ""))
+        return Event(
+            seq=0,
+            at=self._clock(),
+            actor=caller.actor,
+            request=caller.request,
+            action=_action(route),
+            kind=route.kind.name if route.kind else "operation",
+            resource=row.id if row else Id(""),
+            project=_project(caller, route, asked),
+            name=name[:63],
+            message=err.detail[:500],
+            before=to_json(row.spec) if row and caller.speaks_for(row.project) else b"",
+            after=b"",
+            result=result,
+        )
+
+    def _subject(self, request: web.Request, route: Route, project: str) -> AnyResource | None:
+        kind, name = route.kind, request.match_info.get("name", "")
+        if kind is None or not name:
+            return None
+        own = "" if kind.scope is Scope.CLOUD else project
+        return self._store.seen.named(kind.name, own, name) or self._by_id(kind.name, own, name)
+
+    def _by_id(self, kind: str, project: str, name: str) -> AnyResource | None:
+        row = self._store.seen.get(Id(name))
+        return row if row and (row.kind, row.project) == (kind, project) else None
+
+
+def _result(err: SkerryError) -> EventResult:
+    match err:
+        case Denied() | QuotaExceeded():
+            return "denied"
+        case Conflict() | PreconditionFailed():
+            return "conflict"
+        case _ if err.refusal:
+            return "conflict"
+        case _:
+            return ""
+
+
+def _action(route: Route) -> str:
+    if route.kind is None:
+        return "operation.cancel"
+    part = route.verb or route.extra
+    word = part.name if part else {"create": "create", "change": "set", "delete": "delete"}[route.action]
+    return f"{route.kind.name}.{word}"
+
+
+def _project(caller: Caller, route: Route, asked: str) -> str:
+    """Return whose history a refusal belongs to: the project that was asked for, or else the caller's own. What a
+    tenant tries on another one is its own history and the operators', and tells the other nothing."""
+    if route.kind and route.kind.scope is Scope.PROJECT and caller.speaks_for(asked):
+        return asked[:63]
+    return "" if caller.project == SYSTEM_PROJECT else caller.project
+
+
+class Trail:
+    """The handler that verifies the chain of events."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def verify(self, call: Call) -> web.Response:
+        """Answer whether history is as it was written, and the chain's head. It covers all projects."""
+        query = call.request.query
+        refuse_unknown(query, VERIFY_PARAMETERS)
+        if call.caller.project != SYSTEM_PROJECT:
+            raise Denied(
+                f"{call.caller.actor} can't verify the events: they are every project's",
+                fix=f"use a token of project {SYSTEM_PROJECT}; a reader will do",
+            )
+        if ("seq" in query) != ("hash" in query):
+            raise bad("seq", "a noted head is a seq and a hash", "give both, or neither")
+        noted = None
+        if "hash" in query:
+            if not _HASH.fullmatch(query["hash"]):
+                raise bad("hash", "is not 64 hex digits", "give the hash as it was shown")
+            noted = Head(seq=integer(query, "seq", 0, 1, 2**63 - 1), hash=query["hash"])
+        return answer(await self._store.verify(noted))
