@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, CursorResult, Executable, insert, select, update
 
 from common.codec import from_json, to_json
@@ -59,14 +60,11 @@ class Tx:
             name: getattr(event, name)
             for name in ("at", "actor", "request", "action", "kind", "resource", "project", "name", "message")
         }
+        # A host may have worded it, and PostgreSQL's text knows no NUL.
+        values["message"] = event.message.replace("\0", "\ufffd")
         values |= {"before": event.before.decode(), "after": event.after.decode()}
         seq = self.run(insert(tables.event).values(**values).returning(tables.event.c.seq)).scalar_one()
-        self.put(_numbered(event, seq))
-
-
-def _numbered(event: Event, seq: int) -> Event:
-    fields = {name: getattr(event, name) for name in event.__struct_fields__}
-    return Event(**(fields | {"seq": seq}))
+        self.put(msgspec.structs.replace(event, seq=seq, message=values["message"]))
 
 
 def resource_values(row: AnyResource) -> dict[str, Any]:
