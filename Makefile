@@ -10,7 +10,8 @@ PYTEST := $(PYTHON) -m pytest
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up down stop start status shell setup packages venv guest test lab-test bench check fmt clean
+.NOTPARALLEL:
+.PHONY: help up down stop start status shell setup packages venv guest test lab-test bench check docs fmt clean
 
 help: ## say what there is
 	@echo "make TARGET [NAME=lab] [HOSTS=n] [HOST=h1]"
@@ -48,8 +49,8 @@ venv: packages ## make .venv from requirements.lock
 guest: setup ## make the guest image build/guest/tiny.tar
 	@$(LAB) guest
 
-test: setup check ## the whole gate and suite, as CI runs it
-	@echo "test: everything that needs no real host, two at a time"
+test: setup ## the whole gate and suite, as CI runs it (the tools of `make check` run as tests of tests/gate)
+	@echo "test: gate, and everything that needs no real host, two at a time"
 	@$(PYTEST) -n 2 --dist worksteal -m "not host and not lab"
 	@echo "test: real hosts in namespaces, one after the other"
 	@$(PYTEST) -m "host and not lab"
@@ -67,6 +68,9 @@ check: ## formatting, lint, types and import contracts
 	@.venv/bin/mypy
 	@.venv/bin/pyright
 	@.venv/bin/lint-imports
+
+docs: ## make docs/reference anew from the code
+	@$(PYTHON) -m controller.reference
 
 fmt: ## format and mend what can be mended
 	@.venv/bin/ruff format .

@@ -38,7 +38,9 @@ def parse_settings(text: str, of: type[C], where: str) -> C:
     try:
         given = tomllib.loads(text)
     except tomllib.TOMLDecodeError as err:
-        raise Invalid(f"{where} is not TOML: {err}", fix="see docs/config.md for an example") from err
+        raise Invalid(
+            f"{where} is not TOML: {err}", fix="see docs/reference/config.md and docs/operators.md for examples"
+        ) from err
     sections = {field.name: field.type for field in msgspec.structs.fields(of)}
     for name, body in given.items():
         if name not in sections:

@@ -16,9 +16,7 @@ from controller.store.store import Store
 
 def _context(store: Store, clock: Clock) -> Context:
     """Speak as the machine's own root, who can read the database anyway."""
-    caller = Caller(
-        actor="skerry-controller", project=SYSTEM_PROJECT, role=Role.ADMIN, request=new_request_id()
-    )
+    caller = Caller(actor="skerry-controller", project=SYSTEM_PROJECT, role=Role.ADMIN, request=new_request_id())
     return Context(seen=store.seen, caller=caller, now=clock())
 
 

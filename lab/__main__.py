@@ -41,12 +41,17 @@ def up(name: str, hosts: int) -> None:
     lab.up(hosts)
     lab.furnish()
     api, path = lab.api, f"/v1/projects/{PROJECT}/vms"
-    if api.find(f"{path}/{HELLO}") is None:
+    found, before = api.find(f"{path}/{HELLO}"), 0
+    if found is None:
         say(f"creating VM {HELLO}; its console:")
         api.create(path, HELLO, {"image": IMAGE, "size": SIZE, "keypairs": [KEYPAIR]})
+    elif found.spec.get("power") == "stopped":
+        say(f"VM {HELLO} was stopped, starting it; its console:")
+        before = len(lab.serial_log(HELLO))
+        api.do(f"{path}/{HELLO}/start")
     else:
         say(f"VM {HELLO} exists already; its console:")
-    show_console(lab, HELLO)
+    show_console(lab, HELLO, before)
     hello = api.wait(f"{path}/{HELLO}", lambda seen: seen.state == "running", "running", timeout_s=_BOOT_S)
     skerry = lab.link_command()
     say(f"VM {HELLO} runs at {', '.join(hello.status.get('addresses', []))} on {hello.status.get('host', '?')}")
@@ -59,11 +64,12 @@ def up(name: str, hosts: int) -> None:
     )
 
 
-def show_console(lab: Lab, vm: str) -> None:
-    """Print a VM's console from its last boot on, as it comes, up to the login prompt."""
+def show_console(lab: Lab, vm: str, before: int = 0) -> None:
+    """Print a VM's console from its last boot on, as it comes, up to the login prompt; `before` characters are past."""
     shown, deadline = 0, time.monotonic() + _BOOT_S
     while time.monotonic() < deadline:
-        text = lab.serial_log(vm).replace("\r", "")
+        log = lab.serial_log(vm)
+        text = log[before if before <= len(log) else 0 :].replace("\r", "")
         text = text[max(text.rfind(_BOOT_MARK), 0) :]
         if shown < len(text):
             sys.stdout.write((_BAR if shown == 0 else "") + text[shown:].replace("\n", f"\n{_BAR}"))
@@ -124,6 +130,9 @@ def main() -> int:
     except SkerryError as err:
         print(f"\n{words.verb} failed: {told(err)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"\n{words.verb} was interrupted; run it again to go on, or `make down` to remove it", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -76,6 +76,10 @@ class Api:
         """Create a resource unless one of this name exists."""
         return self.find(f"{collection}/{name}") or self.create(collection, name, spec).resource
 
+    def do(self, path: str) -> None:
+        """Ask for a one-shot verb, such as `…/vms/web/start`."""
+        self._call("POST", path, b"{}")
+
     def reveal(self, path: str) -> str:
         """Ask for a secret that is shown once, such as a new join token."""
         return str(json.loads(self._call("POST", path, b"{}"))["revealed"])

@@ -9,6 +9,7 @@ lab.down()
 """
 
 import fcntl
+import hashlib
 import os
 import shutil
 import sys
@@ -114,8 +115,11 @@ class Lab:
         api.ensure(f"{project}/networks", NETWORK, {})
         api.ensure(f"{project}/keypairs", KEYPAIR, {"public_key": self._public_key()})
         image = api.ensure(f"{project}/images", IMAGE, {"format": "kernel", "public": True})
+        file = tiny(self.layout.root / "build" / "guest")
         if not image.spec.get("digest"):
-            api.upload(f"{project}/images/{IMAGE}/content", tiny(self.layout.root / "build" / "guest"))
+            api.upload(f"{project}/images/{IMAGE}/content", file)
+        elif image.spec["digest"] != f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}":
+            self._say(f"image {IMAGE} is older than {file}, and images never change: make down for the new one")
         self._say(f"project {PROJECT} has image {IMAGE}, size {SIZE}, network {NETWORK} and keypair {KEYPAIR}")
 
     def down(self) -> None:
@@ -206,6 +210,7 @@ class Lab:
             self.controller.hold()  # it lets nobody else into its store
             write_private(token, self.controller.token().encode())
         self.controller.start()
+        self.controller.ensure_port()
         self._write_command()
         self.wait_for_api()
         self._say(f"controller {'answers' if fresh else 'runs already'} at {self.url}")
@@ -244,8 +249,12 @@ class Lab:
         return self.api.reveal(f"/v1/hosts/{host}/token")
 
     def _wait_ready(self, host: Host) -> None:
+        def connected(seen: Resource) -> bool:
+            # What a controller says before it has heard from a host is what the one before it last wrote.
+            return seen.state == "ready" and seen.status.get("last_seen_at", 0) >= self.controller.started_at()
+
         try:
-            self.api.wait(f"/v1/hosts/{host.name}", lambda seen: seen.state == "ready", "ready", timeout_s=_READY_S)
+            self.api.wait(f"/v1/hosts/{host.name}", connected, "ready", timeout_s=_READY_S)
         except Temporary as err:
             words = last_lines(host.logs / "agent.log")
             raise Temporary(f"{err}; its agent's last words:\n{words}", fix=f"read {host.logs}/*.log") from err

@@ -51,6 +51,13 @@ class Controller:
         pid = int(note.read_text() or 0)
         return pid if alive(pid) else None
 
+    def started_at(self) -> float:
+        """Return when the controller that runs now was started, in seconds of the epoch; 0 while none runs."""
+        try:
+            return (self.control / "controller.pid").stat().st_mtime
+        except FileNotFoundError:
+            return 0
+
     def init(self) -> None:
         """Write the configuration and make the state, the CA and the database, unless they are there."""
         for folder in (self.folder, self.control, self.layout.logs):
@@ -72,6 +79,21 @@ class Controller:
         (self.control / "controller.pid").unlink(missing_ok=True)
         self.orders.write_bytes(msgspec.json.encode(self._keeper_orders()))
         start(self._keeper_line(), log=self.layout.logs / "controller-keeper.log", env=self._environment())
+
+    def listens(self) -> bool:
+        """Tell whether it is this controller that listens on the API's port, by what the kernel says."""
+        pid = self.pid()
+        return pid is not None and bool(_listeners(self._port_now()) & _sockets(pid))
+
+    def ensure_port(self) -> None:
+        """Return when the controller listens; move it to another port if some other program was there first."""
+        deadline = time.monotonic() + _WAIT_S
+        while not self.listens() and time.monotonic() < deadline:
+            if _listeners(self._port_now()) and not self.listens():
+                self.stop()
+                self._configure()
+                self.start()
+            time.sleep(0.05)
 
     def kill(self) -> int:
         """Kill the controller as an accident would (SIGKILL); it is started again. Returns the number of the dead."""
@@ -130,6 +152,9 @@ class Controller:
             f'[link]\nlisten = "{link}"\nurl = "https://{link}"\nnames = ["{CONTROLLER_ADDRESS}"]\n'
         )
 
+    def _port_now(self) -> int:
+        return _port_in(self.config) or 0
+
     def _port(self) -> int:
         """Return the port this lab had, or the first that no one listens on and no other lab has."""
         own = _port_in(self.config)
@@ -147,6 +172,25 @@ def _port_in(config: Path) -> int | None:
     except OSError:
         return None
     return int(found[1]) if found else None
+
+
+def _listeners(port: int) -> set[str]:
+    """Return the inodes of the sockets that listen on a port of 127.0.0.1 (proc(5): /proc/net/tcp, state 0A)."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {row[9] for row in rows if row[3] == "0A" and row[1] in (f"0100007F:{port:04X}", f"00000000:{port:04X}")}
+
+
+def _sockets(pid: int) -> set[str]:
+    """Return the inodes of a process's sockets."""
+    found = set()
+    for path in Path(f"/proc/{pid}/fd").glob("*"):
+        try:
+            target = str(path.readlink())
+        except OSError:
+            continue  # closed since we listed them
+        if target.startswith("socket:["):
+            found.add(target[8:-1])
+    return found
 
 
 def _is_free(port: int) -> bool:

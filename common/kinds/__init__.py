@@ -11,7 +11,17 @@ from common.kinds.token import TOKEN
 from common.kinds.vm import VM
 from common.kinds.volume import VOLUME
 
-KINDS: tuple[AnyKind, ...] = (PROJECT, TOKEN, HOST, SIZE, IMAGE, KEYPAIR, NETWORK, VOLUME, VM)
+KINDS: tuple[AnyKind, ...] = (
+    PROJECT,
+    TOKEN,
+    HOST,
+    SIZE,
+    IMAGE,
+    KEYPAIR,
+    NETWORK,
+    VOLUME,
+    VM,
+)
 
 
 def kind_named(name: str) -> AnyKind:

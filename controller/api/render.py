@@ -75,8 +75,9 @@ def operation_view(operation: Operation) -> OperationView:
 
 def event_view(event: Event) -> EventView:
     """Return an event as JSON shows it."""
-    shown = {name: getattr(event, name) for name in EventView.__struct_fields__}
-    return EventView(**shown | {"before": _spec(event.before), "after": _spec(event.after)})
+    shown: dict[str, Any] = {name: getattr(event, name) for name in EventView.__struct_fields__}
+    shown |= {"before": _spec(event.before), "after": _spec(event.after)}
+    return EventView(**shown)
 
 
 def _spec(raw: bytes) -> dict[str, Any] | None:

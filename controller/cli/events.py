@@ -45,7 +45,7 @@ def command() -> click.Command:
             click.Option(
                 ["--after"], type=click.IntRange(min=0), default=0, metavar="N", help="Only those after this number"
             ),
-            click.Option(["--limit"], type=click.IntRange(min=1), metavar="N", help="At most so many of the past (default: all)"),
+            click.Option(["--limit"], type=click.IntRange(min=1), metavar="N", help="At most so many (default: all)"),
             click.Option(["-f", "--follow"], is_flag=True, help="Go on with what comes, until Ctrl-C"),
             *connection_options(),
             form_option(),

@@ -68,7 +68,9 @@ def _list() -> click.Command:
         params=[
             click.Option(["--state"], type=click.Choice(STATES), help="Only those in this state"),
             click.Option(["--resource"], default="", metavar="ID", help="Only those of this resource"),
-            click.Option(["--limit"], type=click.IntRange(min=1), metavar="N", default=50, help="At most so many (default 50)"),
+            click.Option(
+                ["--limit"], type=click.IntRange(min=1), metavar="N", default=50, help="At most so many (default 50)"
+            ),
             *connection_options(),
             form_option(),
         ],

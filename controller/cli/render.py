@@ -133,7 +133,7 @@ def said(value: Any, path: str, names: Names, now: float) -> str:
     """Return a value in words for people."""
     leaf = path.rsplit(".", 1)[-1]
     match value:
-        case None | "" | [] | {}:
+        case None | "" | []:
             return NOTHING
         case bool():
             return "yes" if value else "no"
@@ -148,7 +148,7 @@ def said(value: Any, path: str, names: Names, now: float) -> str:
         case list():
             return ", ".join(said(one, path, names, now) for one in value)
         case dict():
-            return ", ".join(f"{key}={said(one, path, names, now)}" for key, one in value.items())
+            return ", ".join(f"{key}={said(one, path, names, now)}" for key, one in value.items()) or NOTHING
         case _:
             return str(value)
 

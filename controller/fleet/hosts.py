@@ -161,13 +161,13 @@ class Hosts:
         if row := self._seen.get(host):
             await self._happened(row, "turned-away", reason)
 
-    def may_fetch(self, host: HostId, wanted: str) -> Path | None:
+    def may_fetch(self, host: HostId, digest: str) -> Path | None:
         """Return the file of an image that is in a host's documents."""
         for document in self._seen.documents(host):
             doc = document.doc
             image = doc.image if isinstance(doc, VolumeDoc) else doc.kernel if isinstance(doc, DomainDoc) else None
-            if image is not None and image.digest == wanted and not document.gone:
-                return self._images / wanted.removeprefix("sha256:")
+            if image is not None and image.digest == digest and not document.gone:
+                return self._images / digest.removeprefix("sha256:")
         return None
 
     # --- down -----------------------------------------------------------------------------------------------------

@@ -147,8 +147,9 @@ class LinkServer:
         session = Session(peer)
         try:
             hello = await _first(ws)
-            if isinstance(hello, str) or (problem := _misfit(hello, peer)):
-                await self._turn_away(ws, peer, hello if isinstance(hello, str) else problem)
+            problem = hello if isinstance(hello, str) else _misfit(hello, peer)
+            if isinstance(hello, str) or problem:
+                await self._turn_away(ws, peer, problem)
             elif not await self._sessions.replace(session):
                 await self._turn_away(ws, peer, "this host's last session has not ended yet; try again")
             else:

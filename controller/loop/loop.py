@@ -125,6 +125,8 @@ class Loop:
     def _resource_changed(self, row: AnyResource, *, gone: bool) -> None:
         if row.kind == "host":
             self.inventory.refresh(HostId(row.id))
+            if row.observed_generation < row.generation:
+                self._retry_blocked()  # it may have been opened
         if gone:
             self._due.drop(row.id)
             self._blocked.discard(row.id)

@@ -2,7 +2,7 @@
 
 from ipaddress import IPv4Network
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, exists, func, insert, select, update
 
 from common.errors import Conflict, NoCapacity
 from common.ids import HostId, Id
@@ -37,8 +37,9 @@ def take_placement(tx: Tx, wanted: Placement) -> None:
 
 
 def _sell(tx: Tx, host: HostId, vcpus: int, memory_mib: int, disk_gib: int) -> int:
-    """Add to what a host has sold, only while it stays within what it may sell: the rows that changed, 1 or 0."""
-    c = tables.capacity.c
+    """Add to what a host has sold, only while it stays within what it may sell and is not being deleted: the rows that
+    changed, 1 or 0."""
+    c, r = tables.capacity.c, tables.resource.c
     sale = (
         update(tables.capacity)
         .where(
@@ -46,6 +47,7 @@ def _sell(tx: Tx, host: HostId, vcpus: int, memory_mib: int, disk_gib: int) -> i
             c.vcpus_used + vcpus <= c.vcpus,
             c.memory_mib_used + memory_mib <= c.memory_mib,
             c.disk_gib_used + disk_gib <= c.disk_gib,
+            exists().where(r.id == c.host, r.deleted_at.is_(None)),
         )
         .values(
             vcpus_used=c.vcpus_used + vcpus,

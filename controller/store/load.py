@@ -1,5 +1,7 @@
 """Filling the working set at start: every live row, as if it had just been committed."""
 
+from typing import Any
+
 import msgspec
 from sqlalchemy import select
 
@@ -38,7 +40,8 @@ def load(tx: Tx) -> None:
     for body in tx.run(select(tables.operation.c.body)).scalars():
         tx.put(msgspec.json.decode(body, type=Operation))
     for row in tx.run(select(tables.token)).mappings():
-        tx.put(Token(**(dict(row) | {"role": Role(row["role"])})))
+        token: dict[str, Any] = {**row, "role": Role(row["role"])}
+        tx.put(Token(**token))
     for body in tx.run(select(tables.enrolment.c.body)).scalars():
         tx.put(msgspec.json.decode(body, type=Enrolment))
     k = tables.controller.c

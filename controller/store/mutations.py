@@ -52,6 +52,7 @@ def admit(tx: Tx, mutation: M) -> M:
 
 
 def _insert(tx: Tx, wanted: AnyResource) -> AnyResource:
+    _refuse_gone_project(tx, wanted.project)
     row = msgspec.structs.replace(wanted, revision=tx.revision)
     try:
         with tx.connection.begin_nested():
@@ -91,6 +92,14 @@ def _refuse_gone_references(tx: Tx, row: AnyResource) -> None:
     there = set(tx.run(select(c.id).where(c.id.in_(wanted), c.deleted_at.is_(None))).scalars())
     if missing := wanted - there:
         raise Conflict(f"{', '.join(sorted(missing))} was deleted meanwhile", fix="use another one")
+
+
+def _refuse_gone_project(tx: Tx, name: str) -> None:
+    """Nothing is made in a project that goes: nobody could name it, and so delete it, afterwards."""
+    c = tables.resource.c
+    project = select(c.id).where(c.kind == "project", c.name == name, c.deleted_at.is_(None))
+    if name and tx.run(project).scalar_one_or_none() is None:
+        raise Conflict(f"project {name} was deleted meanwhile", fix="use another project")
 
 
 def poke(tx: Tx, resource: Id) -> None:

@@ -136,7 +136,7 @@ class WorkingSet:
         return tuple(self._resources[user] for user in sorted(self._users.get(resource, ())))
 
     def wanted(self, rows: Iterable[AnyResource]) -> tuple[AnyResource, ...]:
-        """Return those that are not being deleted, each once. A part stands for what made it, and goes when that goes."""
+        """Return those that are not being deleted, each once. A part stands for what made it, and goes with it."""
         wholes = {whole.id: whole for whole in map(self._whole, rows)}
         return tuple(whole for _, whole in sorted(wholes.items()) if whole.deleted_at is None)
 

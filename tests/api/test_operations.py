@@ -62,6 +62,20 @@ async def test_a_wait_without_news_ends_in_time_with_what_there_is(cloud: World)
     assert reply.json["state"] == "running"
 
 
+async def test_opening_a_host_wakes_what_found_none(cloud: World) -> None:
+    await cloud.host("h1")
+    await cloud.needs("a")
+    closed = await cloud.call("PATCH", "/v1/hosts/h1", {"spec": {"schedulable": False}}, headers={"If-Match": "*"})
+    await cloud.settled(closed.json["operation"]["id"], "done")
+    made = await cloud.make(f"{P}/a/vms", "web", VM, as_="a-member")
+    operation = await cloud.settled(made["operation"]["id"], "blocked")
+    assert "skerry host set h1 --schedulable" in operation["why"]["smallest_change"]
+
+    await cloud.call("PATCH", "/v1/hosts/h1", {"spec": {"schedulable": True}}, headers={"If-Match": "*"})
+
+    await cloud.until(lambda: cloud.store.seen.placement(made["resource"]["id"]))
+
+
 async def test_a_machine_without_a_host_is_blocked_and_all_three_say_why_alike(cloud: World) -> None:
     await cloud.host("h1", memory_mib=600)
     await cloud.needs("a")

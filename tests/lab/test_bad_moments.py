@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from common.ids import Id
+from common.ids import Id, child_id
 from common.names import bridge
 from common.run import CommandFailed
 from lab.cloud import PROJECT, Lab
@@ -50,11 +50,12 @@ def guest(cloud: Cloud, host: Host) -> str:
 
 def test_a_full_pool_is_told_and_a_create_goes_on_when_there_is_room(cloud: Cloud, host: Host) -> None:
     host.hold_agent()
-    host.run(["mount", "-t", "tmpfs", "-o", "size=4M,mode=711", "tmpfs", VOLUMES])
-    host.run(["sh", "-c", f"head -c 8M /dev/zero >{VOLUMES}/filler || true"])
-    host.release_agent()
-    cloud.lab.wait_for_hosts()
+    host.run(["mount", "-t", "tmpfs", "-o", "size=1200M,mode=711", "tmpfs", VOLUMES])
     try:
+        host.release_agent()
+        until(lambda: _disk_gib(cloud) == 1, lambda: f"h1 to have 1 GiB: {cloud.find('/v1/hosts/h1')}")
+        # Others than Skerry fill a disk, too: the books say that there is room.
+        host.run(["sh", "-c", f"head -c 1300M /dev/zero >{VOLUMES}/filler 2>/dev/null || true"])
         cloud.create("cramped")
         until(lambda: "space" in cloud.said("cramped").lower(), lambda: f"a word of it: {cloud.said('cramped')}", 30)
         host.run(["rm", f"{VOLUMES}/filler"])
@@ -64,6 +65,41 @@ def test_a_full_pool_is_told_and_a_create_goes_on_when_there_is_room(cloud: Clou
         host.hold_agent()
         host.run(["umount", "-l", VOLUMES])
         host.release_agent()
+
+
+def _disk_gib(cloud: Cloud) -> int:
+    found = cloud.find("/v1/hosts/h1")
+    assert found is not None
+    return int(found["status"]["disk_gib"]) if found["status"]["state"] == "ready" else 0
+
+
+def test_the_audit_names_what_was_planted_and_what_was_taken_away(cloud: Cloud, host: Host, guest: str) -> None:
+    """An auditor that can find nothing proves nothing."""
+    body, vm = "0123456789ab", cloud.id(guest)
+    xml = f"<domain type='qemu'><name>vm-{body}</name><memory>65536</memory><os><type>hvm</type></os></domain>"
+    host.run(["sh", "-c", "cat >/run/planted.xml && virsh -q define /run/planted.xml"], stdin=xml)
+    host.run(["ip", "link", "add", f"b-{body}", "type", "bridge"])
+    host.run(["ip", "netns", "add", f"net-{body}"])
+    host.run(["touch", f"{VOLUMES}/vol-{body}.qcow2"])
+    lost = f"{VOLUMES}/{child_id(Id(vm), 'vol')}.qcow2"
+    host.run(["mv", lost, f"{lost}.away"])
+    try:
+        found = {(one["problem"], one["what"], one["name"].rpartition("/")[2]) for one in cloud.audit("h1")}
+        with pytest.raises(CommandFailed, match=f"vm-{body}"):
+            cloud.lab.cli("audit", "host", "h1")
+    finally:
+        host.run(["mv", f"{lost}.away", lost])
+        host.run(["virsh", "-q", "undefine", f"vm-{body}"])
+        host.run(["ip", "link", "del", f"b-{body}"])
+        host.run(["ip", "netns", "del", f"net-{body}"])
+        host.run(["rm", f"{VOLUMES}/vol-{body}.qcow2"])
+    assert found >= {
+        ("orphan", "domain", f"vm-{body}"),
+        ("orphan", "bridge", f"b-{body}"),
+        ("orphan", "namespace", f"net-{body}"),
+        ("orphan", "disk", f"vol-{body}.qcow2"),
+        ("missing", "disk", lost.rpartition("/")[2]),
+    }
 
 
 def test_guests_outlive_libvirtd_and_the_host_goes_on(cloud: Cloud, host: Host, guest: str) -> None:
