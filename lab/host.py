@@ -136,7 +136,7 @@ class Host:
         """Let the agent redeem a join token, once, while it is held."""
         url = f"https://{CONTROLLER_ADDRESS}:{LINK_PORT}"
         python = [sys.executable, "-P", "-m", "agent.main", "--config", str(self.agent_config)]
-        self.run([*python, "join", url, token], timeout_s=30)
+        self.run([*python, "join", url, "-"], timeout_s=30, stdin=token)
 
     @property
     def _mark(self) -> str:

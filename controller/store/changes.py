@@ -127,7 +127,7 @@ def _decoder(name: str) -> msgspec.json.Decoder[Any]:
 
 def head(connection: Connection) -> int:
     """Return the number of the last commit."""
-    return connection.execute(select(func.coalesce(func.max(tables.change.c.seq), 0))).scalar_one()
+    return int(connection.execute(select(func.coalesce(func.max(tables.change.c.seq), 0))).scalar_one())
 
 
 def read(connection: Connection, after: int) -> tuple[Commit, ...]:

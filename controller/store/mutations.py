@@ -21,6 +21,9 @@ from controller.store.writes import Mutation
 FINISHED_KEPT = 10_000
 """Finished operations that are kept; older ones are in the event table."""
 
+DROP_EVERY = 1000
+"""Older ones are dropped at every so manieth revision, and at start."""
+
 
 M = TypeVar("M", bound=Mutation)
 
@@ -48,6 +51,8 @@ def admit(tx: Tx, mutation: M) -> M:
     tx.put(operation)
     tx.append(mutation.event)
     poke(tx, row.id)
+    if tx.revision % DROP_EVERY == 0:
+        drop_old_operations(tx)
     return msgspec.structs.replace(mutation, resource=row, operation=operation)
 
 

@@ -39,6 +39,6 @@ async def run_store(engine: Engine, clock: Clock) -> AsyncIterator[Store]:
     async with SharedWriter(engine, feed, everything) as shared, asyncio.TaskGroup() as tasks:
         following = tasks.create_task(shared.follow(), name="follow")
         try:
-            yield Store(shared, feed)
+            yield Store(shared, feed, shared=True)
         finally:
             following.cancel()

@@ -54,8 +54,8 @@ def hand_over(tx: Tx, worker: str, resource: Id) -> None:
     """Give a lease back with the row due now, and tell everybody."""
     c = tables.queue.c
     mine = (c.resource == resource, c.leased_by == worker)
-    if tx.run(update(tables.queue).where(*mine).values(due_at=0.0, leased_by=None)).rowcount:
-        tx.poked.add(resource)
+    tx.run(update(tables.queue).where(*mine).values(due_at=0.0, leased_by=None))
+    tx.poked.add(resource)
 
 
 def all_rows(tx: Tx) -> tuple[QueueRow, ...]:

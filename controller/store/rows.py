@@ -183,25 +183,10 @@ AnyRow = (
 
 def identity(row: AnyRow | AnyResource) -> tuple[str, ...]:
     """Return what tells a row from all others."""
-    match row:
-        case Placement() | Capacity() | Link() | Enrolment() | Vni():
-            own: tuple[str, ...] = _owner_of(row)
-        case Address():
-            own = (row.vm, str(row.index))
-        case Document():
-            own = (row.host, row.key)
-        case Token():
-            own = (row.digest,)
-        case Event():
-            own = (str(row.seq),)
-        case QueueRow():
-            own = (row.resource,)
-        case Operation() | Controller() | Resource():
-            own = (row.id,)
-    return (type(row).__name__, *own)
+    return (type(row).__name__, *_key(row))
 
 
-def _owner_of(row: Placement | Capacity | Link | Enrolment | Vni) -> tuple[str, ...]:
+def _key(row: AnyRow | AnyResource) -> tuple[str, ...]:
     match row:
         case Placement():
             return (row.owner,)
@@ -209,6 +194,18 @@ def _owner_of(row: Placement | Capacity | Link | Enrolment | Vni) -> tuple[str, 
             return (row.network,)
         case Capacity() | Link() | Enrolment():
             return (row.host,)
+        case Address():
+            return (row.vm, str(row.index))
+        case Document():
+            return (row.host, row.key)
+        case Token():
+            return (row.digest,)
+        case Event():
+            return (str(row.seq),)
+        case QueueRow():
+            return (row.resource,)
+        case Operation() | Controller() | Resource():
+            return (row.id,)
 
 
 class Put(msgspec.Struct, frozen=True):

@@ -71,7 +71,7 @@ def _apply(tx: Tx, write: AnyWrite) -> None:  # noqa: PLR0912 - a table of the u
         case RemoveToken():
             _remove_token(tx, write.resource)
         case PutEnrolment():
-            put_enrolment(tx, write.enrolment)
+            put_enrolment(tx, _where_it_was(tx, write.enrolment))
         case Poke():
             poke(tx, write.resource)
         case Forget():
@@ -192,6 +192,16 @@ def _remove_token(tx: Tx, resource: Id) -> None:
     table = tables.token
     for row in tx.run(delete(table).where(table.c.resource == resource).returning(*table.c)).mappings().all():
         tx.gone(Token(**row))
+
+
+def _where_it_was(tx: Tx, wanted: Enrolment) -> Enrolment:
+    """Keep what a host said at its hello: with a new join token its machines are still reached where they are."""
+    table = tables.enrolment
+    body = tx.run(select(table.c.body).where(table.c.host == wanted.host)).scalar_one_or_none()
+    if body is None or wanted.vtep:
+        return wanted
+    found = msgspec.json.decode(body, type=Enrolment)
+    return msgspec.structs.replace(wanted, vtep=found.vtep, underlay_mtu=found.underlay_mtu)
 
 
 def put_enrolment(tx: Tx, enrolment: Enrolment) -> None:

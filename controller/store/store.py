@@ -113,7 +113,9 @@ class Feed:
 class Store:
     """The transactions. Reading is done from `seen`, which is never older than the last answered write."""
 
-    def __init__(self, writer: Writer, feed: Feed) -> None:
+    def __init__(self, writer: Writer, feed: Feed, *, shared: bool = False) -> None:
+        self.shared = shared
+        """Whether other controllers may use the database at the same time."""
         self._writer = writer
         self._feed = feed
         self.seen = feed.seen
@@ -123,7 +125,7 @@ class Store:
     async def load(self, *, alone: bool) -> tuple[QueueRow, ...]:
         """Fill the working set from the database and return the queue.
 
-        alone: no other controller can run on this database, so leases are a dead process's and are dropped.
+        alone: no other controller runs on this database, so leases are a dead process's and are dropped.
         """
 
         def tidy(tx: Tx) -> None:
@@ -232,13 +234,12 @@ class Store:
         return await self._writer.submit(lambda tx: crew.beat(tx, me, busy))
 
     async def reap(self, me: Controller) -> tuple[str, ...]:
-        """Free what controllers held that are not heard of any more, and prune the log. Returns their ids."""
+        """Free what controllers held that are not heard of any more. Returns their ids."""
+        return await self._writer.submit(lambda tx: crew.reap(tx, me))
 
-        def write(tx: Tx) -> tuple[str, ...]:
-            changes.prune(tx)
-            return crew.reap(tx, me)
-
-        return await self._writer.submit(write)
+    async def prune(self) -> None:
+        """Drop what every controller that lives has long read from the log."""
+        await self._writer.submit(changes.prune)
 
     async def bury(self, controller: str) -> None:
         """Free all that a controller holds."""

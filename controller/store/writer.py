@@ -16,7 +16,11 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, OperationalError
 
 from common.clock import Clock
+<<<<<<< HEAD
 from common.errors import Conflict, Invalid, Temporary
+=======
+from common.errors import OutOfSpace, Temporary
+>>>>>>> main
 from common.faults import Faults
 from common.ids import Id
 from controller.store.rows import Change
@@ -61,21 +65,38 @@ class Job(Generic[R]):
         self.error: BaseException | None = None
 
     def run(self, tx: Tx) -> None:
+<<<<<<< HEAD
         """Run it behind a savepoint. Raises OperationalError or InterfaceError where the whole transaction is lost."""
         self.error, self.changes, self.poked = None, [], set()
         try:
             with tx.connection.begin_nested():
                 self.result = self.function(tx)
         except (OperationalError, InterfaceError):
+=======
+        """Run it behind a savepoint. Raises OperationalError where the database can't go on with the transaction.
+
+        On a full disk SQLite undoes all of it, savepoints too: whoever came after would be committed alone, unnoticed.
+        """
+        try:
+            with tx.connection.begin_nested():
+                self.result = self.function(tx)
+        except OperationalError:
+>>>>>>> main
             raise
         except Exception as err:  # the caller's: it gets it back
             self.error = in_our_words(err)
         else:
             self.changes, self.poked = tx.changes, tx.poked
 
+<<<<<<< HEAD
     def fail(self, error: Exception) -> None:
         """Let it end so, with nothing of it kept."""
         self.error, self.changes, self.poked = error, [], set()
+=======
+    def lose(self, error: Exception) -> None:
+        """The transaction was not committed."""
+        self.changes, self.poked, self.error = [], set(), error
+>>>>>>> main
 
     def answer(self) -> None:
         """Give the caller what came of it."""
@@ -116,6 +137,7 @@ class GroupWriter:
         self._jobs: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended = False
 
     async def __aenter__(self) -> "GroupWriter":
         self._loop = asyncio.get_running_loop()
@@ -123,16 +145,23 @@ class GroupWriter:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._ended = True
         self._jobs.put(None)
         await asyncio.to_thread(self._thread.join)
 
     async def submit(self, function: Callable[[Tx], R]) -> R:
         """Run a function in a transaction; returns when it is on disk, raises what it raised.
 
-        Raises Temporary where nothing could be committed (a full disk): then nothing of it is kept.
+        Raises Temporary where nothing could be committed (OutOfSpace: a full disk): then nothing of it is kept.
         """
         assert self._loop is not None, "the writer is not running"
+<<<<<<< HEAD
         job: Job[R] = Job(function, self._loop.create_future())
+=======
+        if self._ended:
+            raise Temporary("the controller is stopping", fix="try again in a moment")
+        job: _Job[R] = _Job(function, self._loop.create_future())
+>>>>>>> main
         self._jobs.put(job)
         return await job.future
 
@@ -153,10 +182,18 @@ class GroupWriter:
                     with connection.begin():
                         for job in jobs:
                             job.run(Tx(connection, self._clock()))
+<<<<<<< HEAD
                 except (OperationalError, InterfaceError) as err:
                     log.warning("commit failed", error=str(err.orig))
                     for job in jobs:
                         job.fail(Temporary(f"the store can't be written: {err.orig}", fix="free space on its disk"))
+=======
+                except Exception as err:
+                    log.warning("commit failed", error=str(err), exc_info=not isinstance(err, OperationalError))
+                    connection.invalidate()  # a transaction that could not be ended goes with its connection
+                    for job in jobs:
+                        job.lose(_not_written(err))
+>>>>>>> main
                 self._loop.call_soon_threadsafe(self._deliver, jobs)
 
     def _waiting(self) -> list[Job[Any]]:
@@ -175,10 +212,23 @@ class GroupWriter:
     def _deliver(self, jobs: list[Job[Any]]) -> None:
         changes = [change for job in jobs for change in job.changes]
         poked = {one for job in jobs for one in job.poked}
-        if changes or poked:
-            self._committed(changes, poked)
-        for job in jobs:
-            job.answer()
+        try:
+            if changes or poked:
+                self._committed(changes, poked)
+        finally:
+            for job in jobs:
+                job.answer()
+
+
+def _not_written(err: Exception) -> Temporary:
+    """Return what callers are told of a commit that failed."""
+    cause: object = err
+    chain: BaseException | None = err
+    while chain is not None:  # the first error is behind those of undoing what it had undone itself
+        cause, chain = getattr(chain, "orig", None) or chain, chain.__context__
+    if getattr(cause, "sqlite_errorname", "") == "SQLITE_FULL" or getattr(cause, "sqlstate", "") == "53100":
+        return OutOfSpace(f"the store can't be written: {cause}", fix="free space on the disk that holds the database")
+    return Temporary(f"the store can't be written: {cause}", fix="see the controller's log; try again")
 
 
 class InlineWriter:

@@ -5,7 +5,6 @@ import os
 import pty
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,6 +31,7 @@ class Api:
         self.log = b""
         self.attached = 0
         self.polls = 0
+        self.lost = range(0)
         self._stopped = asyncio.Event()
 
     def app(self) -> web.Application:
@@ -70,6 +70,9 @@ class Api:
 
     async def _operation(self, request: web.Request) -> web.Response:
         self.polls += 1
+        if self.polls in self.lost:
+            assert request.transport
+            request.transport.abort()
         end = request.match_info["id"].removeprefix("op-")
         state = "running" if self.polls % 3 else end
         body = {
@@ -232,14 +235,13 @@ def test_a_refusal_is_a_table_with_the_smallest_change(world: World) -> None:
 
 
 def test_a_wait_outlives_a_controller_that_is_away(world: World, api: Api) -> None:
-    terminal = subprocess.Popen(
-        [*SKERRY, "operation", "wait", "op-running", "--timeout", "3"],
-        env=world.environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    time.sleep(1)
-    api.polls = 0
-    _, err = terminal.communicate(timeout=20)
-    assert terminal.returncode == 5
-    assert "is not finished after 3 s" in err
+    api.lost = range(2, 5)
+    ended = world.skerry("operation", "wait", "op-done", "--timeout", "30")
+    assert "can't reach the controller" in ended.err
+    assert "; trying again" in ended.err
+
+
+def test_a_wait_that_takes_too_long_exits_5(world: World) -> None:
+    ended = world.skerry("operation", "wait", "op-running", "--timeout", "0.5", code=5)
+    assert "is not finished after 0.5 s" in ended.err
+    assert "skerry operation wait op-running" in ended.err

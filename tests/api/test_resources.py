@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 from api_world import FINGERPRINT, P, World
 
 from common.kinds import KINDS
@@ -135,6 +136,22 @@ async def test_a_patch_leaves_absent_fields_alone(cloud: World) -> None:
     assert patched.json["resource"]["spec"]["cpu_overcommit"] == 2.0
     assert patched.json["resource"]["spec"]["schedulable"] is True
     assert patched.json["resource"]["labels"] == {"rack": "r1"}
+
+
+async def test_a_new_join_token_leaves_the_tunnels_to_a_host_as_they_are(cloud: World) -> None:
+    host = await cloud.host("h1")
+    joined = msgspec.structs.replace(
+        cloud.store.seen.enrolment(host.id), certificate_serial="ab", vtep="10.0.0.1", underlay_mtu=9000
+    )
+    await cloud.store.put_enrolment(joined)
+
+    again = await cloud.call("POST", "/v1/hosts/h1/token")
+
+    assert again.status in (200, 202)
+    now = cloud.store.seen.enrolment(host.id)
+    assert now.certificate_serial == ""
+    assert now.join_digest not in ("", joined.join_digest)
+    assert (now.vtep, now.underlay_mtu) == ("10.0.0.1", 9000)
 
 
 async def test_fixed_and_server_set_fields_are_refused_by_name(cloud: World) -> None:

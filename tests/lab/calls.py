@@ -5,7 +5,7 @@ import json
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from lab.cloud import IMAGE, KEYPAIR, PROJECT, SIZE, Lab
@@ -18,6 +18,7 @@ BOOT_MARK = "skerry-tiny: Linux"
 """What the guest image `tiny` writes first of all."""
 
 Seen = dict[str, Any]
+T = TypeVar("T")
 
 
 class Answer:
@@ -224,7 +225,7 @@ class Cloud:
         return found
 
 
-def until(so: Callable[[], Any], what: Callable[[], str], timeout_s: float = 60, every_s: float = 0.1) -> Any:
+def until(so: Callable[[], T | None], what: Callable[[], str], timeout_s: float = 60, every_s: float = 0.1) -> T:
     """Wait until something is so and return what it gave. Fails with what was waited for."""
     deadline = time.monotonic() + timeout_s
     while True:

@@ -37,8 +37,8 @@ def trio(cloud: Cloud) -> Iterator[dict[str, str]]:
     yield names
     cloud.delete_vms(*names.values())
     cloud.until_clean()
-    for host in cloud.lab.hosts():
-        assert strangers(host, cloud.ids()) == []
+    for one in cloud.lab.hosts():
+        assert strangers(one, cloud.ids()) == []
 
 
 @contextmanager
@@ -159,8 +159,8 @@ def test_hosts_carry_on_with_the_controller_stopped(cloud: Cloud, trio: dict[str
     for name in trio.values():
         cloud.until_state(name, "running")
     cloud.until_clean()
-    for host in lab.hosts():
-        assert strangers(host, cloud.ids()) == []
+    for one in lab.hosts():
+        assert strangers(one, cloud.ids()) == []
 
 
 def _answers(shell: Shell, name: str, vm: str, addresses: dict[str, str], trio: dict[str, str]) -> None:

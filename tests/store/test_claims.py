@@ -40,7 +40,7 @@ def used(engine: Engine, host: HostId) -> tuple[int, int, int]:
     c = tables.capacity.c
     with engine.connect() as connection:
         statement = select(c.vcpus_used, c.memory_mib_used, c.disk_gib_used).where(c.host == host)
-        return tuple(connection.execute(statement).one())  # type: ignore[return-value]
+        return tuple(connection.execute(statement).one())
 
 
 async def test_capacity_is_not_oversold_by_a_hundred_at_once(desk: Desk, engine: Engine) -> None:
