@@ -63,7 +63,7 @@ class Links(Protocol):
         """Note that it is not any more."""
         ...
 
-    def mine(self, link: Link) -> bool:
+    def mine(self, link: Link, /) -> bool:
         """Say whether a link is one to this controller."""
         ...
 
@@ -77,7 +77,7 @@ class Alone:
     async def leave(self, host: HostId) -> None:
         """Nobody asks."""
 
-    def mine(self, link: Link) -> bool:
+    def mine(self, _link: Link) -> bool:
         """There are no others."""
         return True
 

@@ -28,7 +28,7 @@ from controller.store import changes
 from controller.store.changes import Commit, Gap
 from controller.store.rows import Change
 from controller.store.tx import Tx
-from controller.store.writer import MOST_TOGETHER, Job
+from controller.store.writer import MOST_TOGETHER, Job, not_written
 
 log = structlog.get_logger(__name__)
 
@@ -100,6 +100,7 @@ class SharedWriter:
         self._cursor: int | None = None
         """The last commit that the follower was given; None before `load`: nothing is followed yet."""
         self._down_since: float | None = None
+        self._ended = False
         self._abandoned = False
 
     async def __aenter__(self) -> Self:
@@ -110,6 +111,7 @@ class SharedWriter:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ended = True
         self._jobs.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -122,6 +124,8 @@ class SharedWriter:
         Raises Temporary where the database stays away: then whether it was kept is not known.
         """
         assert self._loop is not None, "the writer is not running"
+        if self._ended:
+            raise Temporary("the controller is stopping", fix="try again in a moment")
         job: Job[R] = Job(function, self._loop.create_future())
         self._jobs.put(job)
         return await job.future
@@ -205,11 +209,11 @@ class SharedWriter:
                     self._commit(jobs, mark)
             except Gap:
                 self._reload()
-            except (OperationalError, InterfaceError) as err:
-                self._disconnect()
+            except Exception as err:
+                self._disconnect()  # a transaction that could not be ended goes with its connection
                 if self._abandoned or not self._patient(err):
                     for job in jobs:
-                        job.fail(_away(err))
+                        job.lose(not_written(err))
                     self._post(self._answer, jobs)
                     return
                 time.sleep(RETRY_S)
@@ -217,12 +221,13 @@ class SharedWriter:
                 self._down_since = None
                 return
 
-    def _patient(self, err: OperationalError | InterfaceError) -> bool:
-        now = time.monotonic()
-        if self._down_since is None:
-            self._down_since = now
-            log.warning("database went away", error=str(err.orig).strip())
-        return now - self._down_since < PATIENCE_S
+    def _patient(self, err: Exception) -> bool:
+        """Say whether to try again: deadlocks, failovers and full disks pass, a bug does not."""
+        now, passing = time.monotonic(), _is_passing(err)
+        if self._down_since is None or not passing:
+            log.warning("commit failed", error=str(err).strip(), exc_info=not passing)
+        self._down_since = now if self._down_since is None else self._down_since
+        return passing and now - self._down_since < PATIENCE_S
 
     def _commit(self, jobs: list[Job[Any]], mark: str) -> None:
         """Run the jobs in one transaction. Where the answer to an earlier try was lost, the log tells if it is kept."""
@@ -269,12 +274,14 @@ class SharedWriter:
 
     def _give(self, commits: tuple[Commit, ...], mark: str, jobs: list[Job[Any]]) -> None:
         """Tell the follower, then the callers. Runs on the event loop."""
-        for commit in commits:
-            if commit.mark == mark:
-                self._follower.committed(commit.changes, commit.poked)
-            else:
-                self._follower.followed(commit.changes, commit.poked)
-        self._answer(jobs)
+        try:
+            for commit in commits:
+                if commit.mark == mark:
+                    self._follower.committed(commit.changes, commit.poked)
+                else:
+                    self._follower.followed(commit.changes, commit.poked)
+        finally:
+            self._answer(jobs)
 
     def _answer(self, jobs: list[Job[Any]]) -> None:
         for job in jobs:
@@ -311,6 +318,15 @@ class SharedWriter:
             self._connection.invalidate()
             self._connection.close()
             self._connection = None
+
+
+def _is_passing(err: BaseException | None) -> bool:
+    """Say whether the database, and not a bug, is what an error comes from. Undoing may have raised one over it."""
+    while err is not None:
+        if isinstance(err, OperationalError | InterfaceError):
+            return True
+        err = err.__context__
+    return False
 
 
 def _away(err: OperationalError | InterfaceError) -> Temporary:

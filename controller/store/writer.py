@@ -16,11 +16,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, OperationalError
 
 from common.clock import Clock
-<<<<<<< HEAD
-from common.errors import Conflict, Invalid, Temporary
-=======
-from common.errors import OutOfSpace, Temporary
->>>>>>> main
+from common.errors import Conflict, Invalid, OutOfSpace, Temporary
 from common.faults import Faults
 from common.ids import Id
 from controller.store.rows import Change
@@ -65,38 +61,26 @@ class Job(Generic[R]):
         self.error: BaseException | None = None
 
     def run(self, tx: Tx) -> None:
-<<<<<<< HEAD
-        """Run it behind a savepoint. Raises OperationalError or InterfaceError where the whole transaction is lost."""
-        self.error, self.changes, self.poked = None, [], set()
-        try:
-            with tx.connection.begin_nested():
-                self.result = self.function(tx)
-        except (OperationalError, InterfaceError):
-=======
         """Run it behind a savepoint. Raises OperationalError where the database can't go on with the transaction.
 
         On a full disk SQLite undoes all of it, savepoints too: whoever came after would be committed alone, unnoticed.
         """
+        self.changes, self.poked, self.error = [], set(), None
         try:
             with tx.connection.begin_nested():
                 self.result = self.function(tx)
-        except OperationalError:
->>>>>>> main
+        except (OperationalError, InterfaceError):
             raise
         except Exception as err:  # the caller's: it gets it back
+            if tx.connection.invalidated:
+                raise  # it comes from a connection that broke, and is nobody's
             self.error = in_our_words(err)
         else:
             self.changes, self.poked = tx.changes, tx.poked
 
-<<<<<<< HEAD
-    def fail(self, error: Exception) -> None:
-        """Let it end so, with nothing of it kept."""
-        self.error, self.changes, self.poked = error, [], set()
-=======
     def lose(self, error: Exception) -> None:
         """The transaction was not committed."""
         self.changes, self.poked, self.error = [], set(), error
->>>>>>> main
 
     def answer(self) -> None:
         """Give the caller what came of it."""
@@ -155,13 +139,9 @@ class GroupWriter:
         Raises Temporary where nothing could be committed (OutOfSpace: a full disk): then nothing of it is kept.
         """
         assert self._loop is not None, "the writer is not running"
-<<<<<<< HEAD
-        job: Job[R] = Job(function, self._loop.create_future())
-=======
         if self._ended:
             raise Temporary("the controller is stopping", fix="try again in a moment")
-        job: _Job[R] = _Job(function, self._loop.create_future())
->>>>>>> main
+        job: Job[R] = Job(function, self._loop.create_future())
         self._jobs.put(job)
         return await job.future
 
@@ -182,18 +162,11 @@ class GroupWriter:
                     with connection.begin():
                         for job in jobs:
                             job.run(Tx(connection, self._clock()))
-<<<<<<< HEAD
-                except (OperationalError, InterfaceError) as err:
-                    log.warning("commit failed", error=str(err.orig))
-                    for job in jobs:
-                        job.fail(Temporary(f"the store can't be written: {err.orig}", fix="free space on its disk"))
-=======
                 except Exception as err:
                     log.warning("commit failed", error=str(err), exc_info=not isinstance(err, OperationalError))
                     connection.invalidate()  # a transaction that could not be ended goes with its connection
                     for job in jobs:
-                        job.lose(_not_written(err))
->>>>>>> main
+                        job.lose(not_written(err))
                 self._loop.call_soon_threadsafe(self._deliver, jobs)
 
     def _waiting(self) -> list[Job[Any]]:
@@ -220,7 +193,7 @@ class GroupWriter:
                 job.answer()
 
 
-def _not_written(err: Exception) -> Temporary:
+def not_written(err: Exception) -> Temporary:
     """Return what callers are told of a commit that failed."""
     cause: object = err
     chain: BaseException | None = err
