@@ -37,7 +37,7 @@ class Crew:
     ) -> None:
         self._store = store
         self._seen = store.seen
-        self._me = me
+        self.me = me
         self._sessions = sessions
         self._clock = clock
         self._busy = busy
@@ -48,30 +48,30 @@ class Crew:
     @property
     def others(self) -> tuple[Controller, ...]:
         """The other controllers that live."""
-        return tuple(one for one in self._seen.controllers() if one.alive and one.id != self._me.id)
+        return tuple(one for one in self._seen.controllers() if one.alive and one.id != self.me.id)
 
     # --- for the fleet ----------------------------------------------------------------------------------------------
 
     async def take(self, host: HostId) -> None:
         """Note that a host is connected here."""
-        await self._store.take_link(host, self._me.id)
+        await self._store.take_link(host, self.me.id)
 
     async def leave(self, host: HostId) -> None:
         """Note that it is not any more. Where that fails, a beat does it, or the others' verdict that this one died."""
         try:
-            await self._store.leave_link(host, self._me.id)
+            await self._store.leave_link(host, self.me.id)
         except SkerryError as err:
             log.warning("end of a link not noted", host=host, error=err.detail)
 
     def mine(self, link: Link) -> bool:
         """Say whether a link is one to this controller."""
-        return link.controller == self._me.id
+        return link.controller == self.me.id
 
     # --- life -------------------------------------------------------------------------------------------------------
 
     async def enter(self) -> None:
         """Be there, from now on."""
-        await self._store.enter(self._me)
+        await self._store.enter(self.me)
 
     async def run(self) -> None:
         """Beat until cancelled; then leave everything to the others at once."""
@@ -95,18 +95,18 @@ class Crew:
     async def _go(self) -> None:
         try:
             async with asyncio.timeout(GO_LIMIT_S):
-                await self._store.bury(self._me.id)
+                await self._store.bury(self.me.id)
         except (SkerryError, TimeoutError) as err:
             log.warning("not taken leave of: the others will notice", error=str(err))
 
     async def beat(self) -> None:
         """Say that this one lives; put right what is not noted as it is; take over from who died."""
         try:
-            if not await self._store.beat(self._me, self._busy()):
+            if not await self._store.beat(self.me, self._busy()):
                 log.warning("this controller had been taken for dead by the others")
             await self._note_links()
             if self._is_steady():
-                for one in await self._store.reap(self._me):
+                for one in await self._store.reap(self.me):
                     log.warning("controller taken for dead", controller=one)
                 self._balance()
         except SkerryError as err:
@@ -126,10 +126,10 @@ class Crew:
         here = {session.host for session in self._sessions.all() if not session.reason}
         for link in self._seen.links():
             if self.mine(link) and link.host not in here:
-                await self._store.leave_link(link.host, self._me.id)
+                await self._store.leave_link(link.host, self.me.id)
         for host in here:
             if self._seen.link(host) is None:
-                await self._store.take_link(host, self._me.id)
+                await self._store.take_link(host, self.me.id)
 
     def _balance(self) -> None:
         """Send some hosts on where others have fewer: they dial another controller then. A few at a time."""
