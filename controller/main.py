@@ -23,10 +23,12 @@ from common.ids import new_id
 from common.sockets import notify, take_listeners
 from controller import bootstrap, config
 from controller.api.app import Parts, make_app
+from controller.api.relay import PREFIX, Relay, only_controllers
 from controller.config import Config, split_listen
 from controller.fleet.crew import Crew
 from controller.fleet.hosts import ALONE, Hosts
 from controller.fleet.link import LinkServer, serve
+from controller.fleet.replicas import Replicas
 from controller.fleet.sessions import Sessions
 from controller.loop.loop import Loop
 from controller.pki.authority import Authority
@@ -148,16 +150,16 @@ async def _run(settings: Config) -> None:
             await crew.enter()
         await bootstrap.ensure_system_project(store, system_clock)
         loop.start(queue)
-        api = make_app(
-            Parts(
-                store=store,
-                fleet=hosts,
-                blobs=blobs,
-                readiness=lambda: _unready(loop),
-                config=settings,
-                authority_fingerprint=authority.fingerprint(),
-            )
+        parts = Parts(
+            store=store,
+            fleet=hosts,
+            blobs=blobs,
+            readiness=lambda: _unready(loop),
+            config=settings,
+            authority_fingerprint=authority.fingerprint(),
+            relay=Relay(store, me, authority.peer_context()) if crew else None,
         )
+        api = make_app(parts)
         stop = _stop_on_signals()
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         running = [
@@ -165,11 +167,15 @@ async def _run(settings: Config) -> None:
             tasks.create_task(hosts.run(), name="hosts"),
         ]
         if crew:
+            replicas = Replicas(store, blobs, me, authority.peer_context())
             running.append(tasks.create_task(crew.run(), name="crew"))
+            running.append(tasks.create_task(replicas.run(), name="replicas"))
         context = authority.server_context()
         running.append(tasks.create_task(_renew(authority, context, settings), name="renewal"))
         running.append(tasks.create_task(_sweep(store, blobs), name="sweep"))
         link = LinkServer(hosts, sessions, authority.ca_pem).app()
+        if crew:
+            link.add_subapp(PREFIX, make_app(parts, only_controllers()))
         listen = split_listen(settings.link.listen)
         await stack.enter_async_context(serve(link, context, listen=listen, sock=listeners.get("link")))
         api_context = context if settings.api.tls else None

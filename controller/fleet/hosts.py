@@ -206,6 +206,10 @@ class Hosts:
         if row := self._seen.get(host):
             await self._happened(row, "turned-away", reason)
 
+    def image(self, digest: str) -> Path | None:
+        """Return the file of an image, for another controller."""
+        return self._images / digest.removeprefix("sha256:")
+
     def may_fetch(self, host: HostId, digest: str) -> Path | None:
         """Return the file of an image that is in a host's documents."""
         for document in self._seen.documents(host):
