@@ -80,10 +80,11 @@ def _devices(root: ET.Element, doc: DomainDoc, place: Place) -> None:
     for index, volume in enumerate(doc.volumes):
         _disk(devices, place, volume, index)
     if doc.nocloud:
-        seed = _add(devices, "disk", type="file", device="cdrom")
+        # A disk like the others, no CD-ROM: cloud kernels have virtio and often no driver for q35's SATA (Debian's).
+        seed = _add(devices, "disk", type="file", device="disk")
         _add(seed, "driver", name="qemu", type="raw")
         _add(seed, "source", file=str(place.seed_file(doc.id)))
-        _add(seed, "target", dev="sda", bus="sata")
+        _add(seed, "target", dev="vdz", bus="virtio")
         _add(seed, "readonly")
     for nic in doc.nics:
         _nic(devices, doc.id, nic)

@@ -42,21 +42,26 @@ class KeyValue(click.ParamType[tuple[str, str | None]]):
 
 
 class LongText(click.ParamType[str]):
-    """Text, or `@FILE` for a file's content, or `@-` for standard input."""
+    """Text, or `@FILE` for a file's content, or `@-` for standard input.
+
+    `one_line`: the newline that every text file ends with is no part of it.
+    """
 
     name = "text|@file"
+
+    def __init__(self, *, one_line: bool) -> None:
+        self.one_line = one_line
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Read the file where one is named."""
         text = str(value)
         if not text.startswith("@"):
             return text
-        if text == "@-":
-            return sys.stdin.read()
         try:
-            return Path(text[1:]).read_text()
+            found = sys.stdin.read() if text == "@-" else Path(text[1:]).read_text()
         except (OSError, UnicodeDecodeError) as err:
             self.fail(f"{text[1:]} can't be read: {err}", param, ctx)
+        return found.removesuffix("\n").removesuffix("\r") if self.one_line else found
 
 
 class JsonText(click.ParamType[Any]):
@@ -105,7 +110,9 @@ def _shape(info: msgspec.inspect.Type, ref: str | None) -> Shape:
         case msgspec.inspect.StrType():
             if ref:
                 return Shape(type=NameType(ref))
-            return Shape(type=LongText() if (info.max_length or 0) > FROM_FILE_LENGTH else click.STRING)
+            if (info.max_length or 0) > FROM_FILE_LENGTH:
+                return Shape(type=LongText(one_line=info.pattern is not None))
+            return Shape(type=click.STRING)
         case msgspec.inspect.UnionType():
             inner = [kind for kind in info.types if not isinstance(kind, msgspec.inspect.NoneType)]
             if len(inner) == 1 and len(inner) < len(info.types):

@@ -17,6 +17,8 @@ BAD = frozenset({"failed", "blocked", "crashed", "error", "lost", "offline", "di
 QUIET = frozenset({"stopped", "stopped-by-guest", "cancelled", "deleted", "gone"})
 
 NOTHING = "-"
+KEPT_WIDTH = 24
+"""Cells up to this wide are shown whole where a terminal is too narrow; longer ones give way to them."""
 Names = Mapping[str, str]
 Rows = Sequence[Sequence[str]]
 
@@ -72,9 +74,7 @@ def print_table(titles: Sequence[str], rows: Rows, *, empty: str = "") -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
     for number, title in enumerate(titles):
         longest = max([len(title), *(len(row[number]) for row in rows)])
-        table.add_column(
-            title, no_wrap=True, overflow="ellipsis", min_width=min(longest, 32) if number == 0 else min(longest, 6)
-        )
+        table.add_column(title, no_wrap=True, overflow="ellipsis", min_width=min(longest, KEPT_WIDTH))
     for row in rows:
         table.add_row(
             *(

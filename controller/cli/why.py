@@ -44,7 +44,7 @@ def _print(found: Why, kind: str) -> None:
     for step in found.steps:
         click.echo(f"  waits: {step}")
     if found.why:
-        click.echo("\n".join(refusal_lines(found.why)))
+        click.echo("\n".join(refusal_lines(found.why, heading=found.why.summary not in found.message)))
     if not (found.steps or found.why or found.operations):
         click.echo("  it is as wished")
     if found.events:

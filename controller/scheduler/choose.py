@@ -109,7 +109,7 @@ def _smallest_change(columns: Columns, demand: Demand, need: NDArray[np.int64]) 
     relative = (lack / np.maximum(need, 1)).sum(axis=1)
     allowed = _is(columns, demand.host) if demand.host is not None else np.ones(len(columns.hosts), dtype=np.bool_)
     if not allowed.any():
-        return "pin it to a host that exists, or to none"
+        return "pin it to a host that has joined, or to none"
     order = np.lexsort((relative, changes, ~allowed))
     row = int(order[0])
     words = []
@@ -118,7 +118,9 @@ def _smallest_change(columns: Columns, demand: Demand, need: NDArray[np.int64]) 
     if not columns.schedulable[row]:
         words.append(f"open host {columns.names[row]} (skerry host set {columns.names[row]} --schedulable)")
     for column, (_, unit) in enumerate(UNITS):
-        if lack[row, column]:
+        if 0 < lack[row, column] < need[column]:
             size = f" (size {demand.size} has {need[column]})" if demand.size else ""
             words.append(f"ask for {lack[row, column]} {unit} less{size}, or free as much on host {columns.names[row]}")
+        elif lack[row, column]:
+            words.append(f"free {lack[row, column]} {unit} on host {columns.names[row]}")
     return " and ".join(words)

@@ -179,7 +179,7 @@ def _forget_host(tx: Tx, host: HostId) -> None:
 
 
 def _put_token(tx: Tx, token: Token) -> None:
-    tx.run(delete(tables.token).where(tables.token.c.resource == token.resource))
+    _remove_token(tx, token.resource)
     tx.run(
         insert(tables.token).values(
             digest=token.digest, resource=token.resource, project=token.project, role=int(token.role)

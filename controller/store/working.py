@@ -291,8 +291,9 @@ class WorkingSet:
             if before.owner:
                 self._by_owner[before.owner].discard(row.id)
         if not there:
-            self._users.pop(row.id, None)
-            self._by_owner.pop(row.id, None)
+            for index in (self._users, self._by_owner):
+                if not index.get(row.id):
+                    index.pop(row.id, None)
             return
         self._resources[row.id] = row
         self._by_kind[row.kind][row.id] = row

@@ -44,6 +44,16 @@ def test_lists_are_given_one_by_one_under_their_singular() -> None:
     assert flags.words(networks) == ("--network", "--networks")
 
 
+@pytest.mark.parametrize(
+    ("one_line", "read"), [(True, "ssh-ed25519 AAAA me@desk"), (False, "ssh-ed25519 AAAA me@desk\n")]
+)
+def test_the_newline_at_the_end_of_a_file_is_no_part_of_a_line(tmp_path: Path, one_line: bool, read: str) -> None:
+    (tmp_path / "id.pub").write_text("ssh-ed25519 AAAA me@desk\n")
+    text = flags.LongText(one_line=one_line)
+    assert text.convert(f"@{tmp_path}/id.pub", None, None) == read
+    assert text.convert("as it is\n", None, None) == "as it is\n"
+
+
 def test_labels_are_added_replaced_and_taken_away() -> None:
     before = {"a": "1", "b": "2"}
     assert flags.labels_of((("a", "9"), ("b", None), ("c", "3")), before) == {"a": "9", "c": "3"}

@@ -85,7 +85,7 @@ def test_following_the_page_adds_a_kind_that_lives(copy: Copy) -> None:
     tested = copy.pytest(
         "tests/kinds/test_note.py",
         "tests/gate/test_kinds_are_whole.py",
-        "tests/gate/test_docs.py",
+        "tests/gate/test_pages.py",
         "-k",
         "note or fresh",
     )

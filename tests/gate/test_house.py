@@ -38,6 +38,12 @@ def test_the_tests_keep_the_rules() -> None:
     assert not found, "\n".join(found)
 
 
+def test_no_two_test_files_share_a_name() -> None:
+    """pytest puts every test directory on one path: of two modules with one name, one would stand for both."""
+    stems = [path.name for path in sources("tests") if path.name not in ("conftest.py", "__init__.py", "__main__.py")]
+    assert sorted({name for name in stems if stems.count(name) > 1}) == []
+
+
 def test_pages_and_scripts_name_only_what_a_reader_can_see() -> None:
     pages = [TOP / "README.md", TOP / "Makefile", *(TOP / "docs").rglob("*.md"), *(TOP / "lab").rglob("*.sh")]
     found = faults([page for page in pages if page.exists()], (own_words, finished))

@@ -133,4 +133,5 @@ def command_fault(line: str) -> str:
         return ""
     except click.ClickException as err:
         said = err.format_message()
-        return "" if re.search("(File|Directory|Path) '.*' does not exist", said) else f"{line}: {said}"
+        absent = re.search("(File|Directory|Path) '.*' does not exist|No such file or directory", said)
+        return "" if absent else f"{line}: {said}"

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from urllib.request import urlopen
@@ -11,32 +10,14 @@ from urllib.request import urlopen
 import pytest
 
 from common.run import CommandFailed
-from lab.cloud import IMAGE, SIZE, Lab
-from lab.layout import ROOT
+from lab.cloud import IMAGE, SIZE
 from lab.processes import alive
-from lab.traces import traces
 from tests.lab.calls import Cloud, boots_in, qemu_of, until
 from tests.lab.killing import Plan, run_cycles
 from tests.lab.look import of_vm, strangers
 from tests.lab.shell import console
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(180)]
-
-
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[Cloud]:
-    """Give a cloud of one host. Its logs stay in build/lab-logs."""
-    lab = Lab(f"frame{os.getpid()}")
-    try:
-        lab.up(1)
-        lab.furnish()
-        yield Cloud(lab)
-    finally:
-        kept = ROOT / "build" / "lab-logs" / "frame"
-        shutil.rmtree(kept, ignore_errors=True)
-        shutil.copytree(lab.layout.logs, kept, dirs_exist_ok=True, ignore_dangling_symlinks=True)
-        lab.down()
-    assert traces(lab.layout) == []
 
 
 @pytest.fixture(autouse=True)
@@ -158,6 +139,24 @@ def test_guests_outlive_their_agent(cloud: Cloud, guest: str) -> None:
     with console(cloud.lab, guest) as shell:
         assert float(shell.must("cut -d' ' -f1 /proc/uptime")) > before
     assert boots_in(cloud.serial_log(guest)) == 1
+
+
+def test_a_guest_that_no_metadata_service_answers_reads_its_nocloud_disk(cloud: Cloud) -> None:
+    host = cloud.lab.host("h1")
+    cloud.create("diskette", nocloud=True)
+    cloud.until_state("diskette", "running")
+    vm = cloud.id("diskette")
+    host.hold_agent()  # it is the one who serves metadata
+    log = host.inside(f"/srv/skerry-agent/consoles/{vm}.log")
+    try:
+        until(lambda: " login:" in log.read_text(), lambda: f"the login prompt: {log.read_text()}", 90)
+    finally:
+        host.release_agent()
+    said = log.read_text()
+    assert f"nocloud instance-id {vm}" in said
+    assert "diskette login:" in said
+    assert "key ssh-ed25519" in said
+    cloud.lab.wait_for_hosts()
 
 
 def test_a_create_is_completed_though_the_controller_is_killed_in_the_middle(cloud: Cloud) -> None:

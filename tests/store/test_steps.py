@@ -185,8 +185,10 @@ async def test_a_token_is_replaced_and_removed(desk: Desk) -> None:
     await desk.project()
     row = await desk.create("token", "shop", "ci")
     seen = desk.store.seen
+    await desk.write(PutToken(token=Token(digest="old", resource=row.id, project="shop", role=Role.READER)))
     await desk.write(PutToken(token=Token(digest="new", resource=row.id, project="shop", role=Role.READER)))
     assert seen.token("new") is not None
+    assert seen.token("old") is None, "as good as before, until the controller is started again"
     await desk.write(RemoveToken(resource=row.id))
     assert seen.token("new") is None
 

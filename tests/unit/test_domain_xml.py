@@ -86,3 +86,12 @@ def test_text_from_users_can_not_break_out() -> None:
 def test_the_crash_policy_follows_the_wish() -> None:
     assert tree(doc()).findtext("on_crash") == "restart"
     assert tree(doc(restart="never")).findtext("on_crash") == "destroy"
+
+
+def test_the_nocloud_disk_is_one_that_every_cloud_kernel_can_see() -> None:
+    seeds = [disk for disk in tree(doc(nocloud=True)).iterfind("devices/disk") if disk.find("readonly") is not None]
+    (seed,) = seeds
+    target = seed.find("target")
+    assert target is not None
+    assert (seed.get("device"), target.get("bus")) == ("disk", "virtio")
+    assert all(disk.find("readonly") is None for disk in tree(doc()).iterfind("devices/disk"))

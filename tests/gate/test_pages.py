@@ -10,6 +10,8 @@ from common.errors import ERRORS
 from common.kinds import KINDS
 from controller.reference import PAGES, REFERENCE
 
+_REST = re.compile(r"\s*;\s|\s+(?:&&|\|\|?|[0-9&]?>)")
+"""Where the shell's words end a command."""
 _BLOCK = re.compile(r"^```(?:sh|console|bash)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -26,7 +28,7 @@ def _text(path: Path) -> str:
 def shown_commands(page: str, known: set[str]) -> list[str]:
     """Return the `skerry` lines of a page's code that name a kind or command there is and have no placeholders."""
     lines = [line.strip().removeprefix("$ ") for block in _BLOCK.findall(page) for line in block.splitlines()]
-    plain = [re.split(r"\s+(?:&&|\||>)\s+", line, maxsplit=1)[0] for line in lines if line.startswith("skerry ")]
+    plain = [_REST.split(line, maxsplit=1)[0] for line in lines if line.startswith("skerry ")]
     return [line for line in plain if "…" not in line and line.split()[1] in known]
 
 
