@@ -203,9 +203,9 @@ class SharedWriter:
         mark = uuid4().hex
         while True:
             try:
-                if not jobs or self._connection is None:
-                    self._catch_up()  # after an absence without the lock, since there may be much to read
-                if jobs:
+                # After an absence without the lock, since there may be much to read.
+                kept = (not jobs or self._connection is None) and self._catch_up(jobs, mark)
+                if jobs and not kept:
                     self._commit(jobs, mark)
             except Gap:
                 self._reload()
@@ -230,15 +230,12 @@ class SharedWriter:
         return passing and now - self._down_since < PATIENCE_S
 
     def _commit(self, jobs: list[Job[Any]], mark: str) -> None:
-        """Run the jobs in one transaction. Where the answer to an earlier try was lost, the log tells if it is kept."""
+        """Run the jobs in one transaction."""
         connection = self._connected()
         with connection.begin():
             connection.execute(_LOCK)
             now = self._now(connection)
             others = self._behind(connection)
-            if mark in [one.mark for one in others]:
-                self._deliver(others, mark, jobs)
-                return
             for job in jobs:
                 job.run(Tx(connection, now))
             own = Commit(
@@ -261,11 +258,14 @@ class SharedWriter:
             return others[-1].seq
         return changes.head(connection) if self._cursor is None else self._cursor
 
-    def _catch_up(self) -> None:
+    def _catch_up(self, jobs: list[Job[Any]], mark: str) -> bool:
+        """Read the log. True: the jobs are in it, kept by an earlier try whose answer was lost."""
         connection = self._connected()
         with connection.begin():
-            others = self._behind(connection)
-        self._deliver(others, "", [])
+            commits = self._behind(connection)
+        kept = any(commit.mark == mark for commit in commits)
+        self._deliver(commits, mark, jobs if kept else [])
+        return kept
 
     def _deliver(self, commits: tuple[Commit, ...], mark: str, jobs: list[Job[Any]]) -> None:
         if commits and self._cursor is not None:
