@@ -124,7 +124,10 @@ class Hosts:
         """Redeem a join token. Raises Denied where it is unknown, used or out of date, Invalid for a bad request."""
         parsed = parse_join_token(token)
         wanted = digest_of(parsed.secret.reveal())
-        enrolment = next((one for one in self._seen.enrolments() if one.join_digest == wanted), None)
+        enrolment = self._awaiting(wanted)
+        if enrolment is None:
+            await self._store.catch_up()  # another controller may have given the token out a moment ago
+            enrolment = self._awaiting(wanted)
         row = self._seen.get(enrolment.host) if enrolment else None
         if enrolment is None or row is None or row.deleted_at is not None:
             raise Denied("this join token is not known: it was used, replaced, or its host deleted", fix=_NEW_TOKEN)
@@ -135,6 +138,9 @@ class Hosts:
             raise Denied(f"the join token of host {row.name} was used meanwhile", fix=_NEW_TOKEN)
         await self._happened(row, "joined", "its agent joined")
         return Enrolled(host_id=enrolment.host, host_name=row.name, certificate=signed.pem, ca=self._authority.ca_pem)
+
+    def _awaiting(self, join_digest: str) -> Enrolment | None:
+        return next((one for one in self._seen.enrolments() if one.join_digest == join_digest), None)
 
     async def renew(self, peer: Peer, csr_pem: str) -> Enrolled:
         """Give a host its next certificate."""

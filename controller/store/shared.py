@@ -170,7 +170,7 @@ class SharedWriter:
 
     def abandon(self) -> None:
         """Stop as a killed process does: nothing more is written or said. For tests."""
-        self._abandoned = True
+        self._abandoned = self._ended = True
         self._jobs.put(None)
 
     # --- the thread -------------------------------------------------------------------------------------------------

@@ -219,6 +219,11 @@ class Store:
 
         return await self._writer.read(read)
 
+    async def catch_up(self) -> None:
+        """Have `seen` be as new as the database is now. It always is where this controller is alone."""
+        if self.shared:
+            await self._writer.submit(lambda _: None)
+
     # --- controllers ------------------------------------------------------------------------------------------------
 
     async def require_authority(self, fingerprint: str) -> None:
