@@ -5,6 +5,7 @@ All that a turn knows is in the store: it may die at any line, and the next turn
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Literal
 
 import msgspec
@@ -186,10 +187,9 @@ class Loop:
         if pause == 0.0:
             await asyncio.sleep(0)
             return
-        try:
-            await asyncio.wait_for(self._wake.wait(), pause)
-        except TimeoutError:
-            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause):  # `wait_for` of Python 3.11 loses a cancellation that meets a wake
+                await self._wake.wait()
 
     def next_at(self) -> float | None:
         """Return the moment at which something is due: when a simulator has to call `drain` again."""
