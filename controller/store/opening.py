@@ -36,9 +36,11 @@ async def run_store(engine: Engine, clock: Clock) -> AsyncIterator[Store]:
         async with GroupWriter(engine, clock, feed.committed) as alone:
             yield Store(alone, feed)
         return
-    async with SharedWriter(engine, feed, everything) as shared, asyncio.TaskGroup() as tasks:
-        following = tasks.create_task(shared.follow(), name="follow")
+    async with SharedWriter(engine, feed, everything) as shared:
+        # Owned here and not by a TaskGroup, which would wrap what the block raises, for people to read.
+        following = asyncio.create_task(shared.follow(), name="follow")
         try:
             yield Store(shared, feed, shared=True)
         finally:
             following.cancel()
+            await asyncio.wait([following])

@@ -154,6 +154,8 @@ class SharedWriter:
                 await self._listen()
             except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as err:
                 log.warning("notifications of the database lost", error=str(err).strip())
+            except Exception:
+                log.exception("notifications of the database lost")
             self._jobs.put(_WAKE)
             await asyncio.sleep(POLL_S)
 
