@@ -29,6 +29,8 @@ class Bridge(Shape, frozen=True):
     stp: bool = False
     snooping: bool = False
     """Multicast snooping: its queries are noise where nothing is flooded."""
+    closed: bool = True
+    """The host neither takes a guest's packet for its own nor routes it on, whatever address it is sent to."""
 
 
 class Tunnel(Shape, frozen=True):

@@ -83,6 +83,7 @@ def ensure_bridge(name: str, wanted: Bridge) -> None:
         if _find(ip, name) is None:
             _add(ip, ifname=name, kind="bridge", **options)
         _silence(name)
+        _reverse_path(name).write_text("1")
         index = _index(ip, name)
         ip.link("set", index=index, kind="bridge", **options)
         ip.link("set", index=index, mtu=wanted.mtu, state="up")
@@ -256,6 +257,15 @@ def _silence(name: str) -> None:
         switch.write_text("1")
 
 
+def _reverse_path(name: str) -> Path:
+    """Return the switch that drops IPv4 packets from where no route leads back to their sender.
+
+    A host answers for each of its addresses on each of its devices, one without an address included: a guest could
+    send to the underlay's, its tunnels' port as well. No route leads to a bridge, so strict is to drop all (RFC 3704).
+    """
+    return Path("/proc/sys/net/ipv4/conf") / name / "rp_filter"
+
+
 def _ensure_inner(name: str, wanted: Inner) -> None:
     for every in ("all", "default", name):
         _silence(every)
@@ -364,6 +374,7 @@ def _bridge(link: Any) -> Bridge | None:
         up=bool(link["flags"] & _UP),
         stp=bool(options.get("IFLA_BR_STP_STATE")),
         snooping=bool(options.get("IFLA_BR_MCAST_SNOOPING")),
+        closed=_reverse_path(link.get_attr("IFLA_IFNAME")).read_text().strip() == "1",
     )
 
 

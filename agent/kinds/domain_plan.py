@@ -147,6 +147,11 @@ class _Turn(msgspec.Struct, frozen=True, kw_only=True):
             self.doc.boot_generation,
         )
 
+    @property
+    def taken_back(self) -> bool:
+        """Whether the wished run was asked to power off, by a wish that has been taken back since."""
+        return STOP_ASKED in self.marks and self.doc.power == "running" and self.same_run
+
 
 def plan(wish: Wish, seen: DomainView, now: float) -> Outcome:
     """Decide the next step for one domain."""
@@ -186,7 +191,7 @@ def _plan_active(turn: _Turn, domain: LiveDomain) -> Outcome:
     for mark in (STOP_ASKED, STOPPED_BY_GUEST):
         if mark in turn.marks:
             return Mark(name=mark, value=None)
-    if domain.start_generation is None or domain.start_generation < doc.start_generation:
+    if not turn.same_run:  # also where it is ahead, by a wish that was taken back: else the next one would be no news
         return Do(Stamp(vm=doc.id, metadata=metadata_xml(doc, domain.shape)), "noting that it runs as wished")
     if domain.activity == "paused":
         return _plan_paused(turn, domain)
@@ -238,13 +243,13 @@ def _asked_at(turn: _Turn, domain: LiveDomain) -> float | None:
 
 def _plan_off(turn: _Turn) -> Outcome:
     doc, domain = turn.doc, turn.seen.domain
-    if STOP_ASKED in turn.marks:
+    if STOP_ASKED in turn.marks and not turn.taken_back:
         return Mark(name=STOP_ASKED, value=None)
     by_guest = turn.marks.get(STOPPED_BY_GUEST) == turn.run
     if doc.power == "running" and not by_guest:
-        if domain is not None and turn.same_run and domain.cause == "guest":
+        if domain is not None and turn.same_run and domain.cause == "guest" and not turn.taken_back:
             return Mark(name=STOPPED_BY_GUEST, value=turn.run)
-        if doc.restart != "never" or not _died(turn):
+        if doc.restart != "never" or turn.taken_back or not _died(turn):
             return _plan_start(turn)
     return _undefined_yet(turn) or Settled(reports=(_off_report(turn, by_guest=by_guest),))
 
@@ -260,7 +265,8 @@ def _plan_start(turn: _Turn) -> Outcome:
     doc, seen, domain = turn.doc, turn.seen, turn.seen.domain
     if lacking := _lacking(turn):
         return Wait(message=lacking, seconds=5, reports=(_not_yet(turn, lacking),))
-    revives: Cause = domain.cause if domain is not None and turn.same_run and domain.cause != "unknown" else ""
+    unasked = domain is not None and turn.same_run and domain.cause != "unknown" and not turn.taken_back
+    revives: Cause = domain.cause if domain is not None and unasked else ""
     if revives and (pause := _crash_pause(seen.starts, turn.now)) > 0:
         message = f"it ended unasked ({revives}); it was started {len(seen.starts)} times of late, so it waits a little"
         return Wait(message=message, seconds=pause, reports=(_not_yet(turn, message),))

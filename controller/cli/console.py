@@ -31,10 +31,12 @@ Keys = asyncio.Queue[bytes | None]
 
 
 class Heard:
-    """That something came."""
+    """That something came from the machine, and that this side leaves."""
 
     def __init__(self) -> None:
         self._came = asyncio.Event()
+        self.leaving = False
+        """Set before the socket is closed: what was under way from the machine may still come first."""
 
     def something(self) -> None:
         """Note that something came."""
@@ -163,10 +165,8 @@ async def _show(socket: aiohttp.ClientWebSocketResponse, heard: Heard) -> End:
                 _tell(message.data)
             case aiohttp.WSMsgType.CLOSE if message.data == aiohttp.WSCloseCode.OK:
                 return Ended(f"the console was closed: {message.extra}" if message.extra else "the console was closed")
-            case aiohttp.WSMsgType.CLOSING:  # what aiohttp gives to its reader where this side closes
-                return DETACHED
             case _:
-                return Lost()
+                return DETACHED if heard.leaving else Lost()
 
 
 def _problem(text: str) -> Failure | None:
@@ -186,6 +186,7 @@ async def _type(socket: aiohttp.ClientWebSocketResponse, keys: Keys, heard: Hear
             if detach:
                 break
         await heard.quiet(linger_s or 0)
+        heard.leaving = True
     await socket.close()
 
 

@@ -32,6 +32,9 @@ Thing = tuple[str, str]
 PASSING = frozenset({"lease", "file", "image"})
 """Found things that come and go by themselves while their owner lives, so that none is ever missed."""
 
+ENTRIES = frozenset({"fdb", "neighbour", "lease"})
+"""What a host may have of a machine that it only knows a port of."""
+
 
 def compare(seen: WorkingSet, host: HostId, found: Iterable[Found]) -> tuple[Difference, ...]:
     """Return every difference between what a host should have and what it found. Empty: wish and reality agree.
@@ -40,14 +43,16 @@ def compare(seen: WorkingSet, host: HostId, found: Iterable[Found]) -> tuple[Dif
     """
     there = {(one.what, one.name): one for one in found}
     wanted: dict[Thing, Id] = {}
-    known: set[Id] = set()
+    known, spoken_of = set[Id](), set[Id]()
     for document in seen.documents(host):
-        known |= {document.owner, *_owners(document.doc)}
+        known.add(document.owner)
+        if isinstance(document.doc, PortDoc):
+            spoken_of.add(document.doc.vm)
         if not document.gone:
             wanted.update(_things(document.doc, host))
     return (
         *(_missing(seen, thing, owner) for thing, owner in sorted(wanted.items()) if thing not in there),
-        *(_orphan(seen, one) for one in _orphans(there, known)),
+        *(_orphan(seen, one) for one in _orphans(there, known, spoken_of)),
         *_claims(seen, host),
     )
 
@@ -74,13 +79,12 @@ def _things(doc: AnyDoc, host: HostId) -> Iterator[tuple[Thing, Id]]:
                 yield ("neighbour", f"{doc.address} {doc.mac} {names.gateway_inner(doc.network)}"), doc.vm
 
 
-def _owners(doc: AnyDoc) -> tuple[Id, ...]:
-    return (doc.vm, doc.network) if isinstance(doc, PortDoc) else (doc.id,)
-
-
-def _orphans(there: dict[Thing, Found], known: set[Id]) -> Iterator[Found]:
+def _orphans(there: dict[Thing, Found], known: set[Id], spoken_of: set[Id]) -> Iterator[Found]:
+    """Give what belongs to nobody here. A machine that runs elsewhere has no more here than entries of its port."""
     for (what, _), one in sorted(there.items()):
         if (one.owner is None and what in PASSING - {"lease"}) or one.owner in known:
+            continue
+        if what in ENTRIES and one.owner in spoken_of:
             continue
         yield one
 
@@ -114,18 +118,20 @@ def _claims(seen: WorkingSet, host: HostId) -> Iterator[Difference]:
             )
     for document in seen.documents(host):
         doc = document.doc
-        claim = seen.placement(doc.id) if isinstance(doc, DomainDoc) and not document.gone else None
-        if claim is None or not isinstance(doc, DomainDoc):
+        if document.gone or not isinstance(doc, DomainDoc):
             continue
-        given, sold = (host, doc.vcpus, doc.memory_mib), (claim.host, claim.vcpus, claim.memory_mib)
+        claim = seen.placement(doc.id)
+        given = (host, doc.vcpus, doc.memory_mib)
+        sold = (claim.host, claim.vcpus, claim.memory_mib) if claim else None
         if given != sold:
+            books = f"the books say {sold}" if sold else "the books have no claim"
             yield Difference(
                 problem="claim",
                 what="placement",
                 name=doc.id,
                 owner=doc.id,
                 owner_name=_named(seen, doc.id),
-                detail=f"the host was told {given}, the books say {sold}",
+                detail=f"the host was told {given}, {books}",
             )
 
 

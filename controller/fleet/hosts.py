@@ -174,17 +174,16 @@ class Hosts:
             return Refused(reason=f"host {row.name} is not enrolled")
         self._linked.add(session.host)
         await self._links.take(session.host)
-        view = self._seen.host(session.host)
-        view.connected, view.since, view.inventory = True, self._clock(), hello.inventory
-        current = msgspec.structs.replace(
-            enrolment, vtep=hello.inventory.vtep, underlay_mtu=hello.inventory.underlay_mtu
-        )
-        if current != enrolment:
-            await self._store.put_enrolment(current)
+        vtep, mtu = hello.inventory.vtep, hello.inventory.underlay_mtu
+        if (vtep, mtu) != (enrolment.vtep, enrolment.underlay_mtu):
+            await self._store.note_endpoint(session.host, vtep, mtu)
             self._poke_networks()
         if digest((one.key, one.revision) for one in self._seen.documents(session.host)) != hello.desired_digest:
             self._syncs.put_nowait(session)
         await self._happened(row, "connected", "")
+        view = self._seen.host(session.host)
+        view.connected, view.since = True, self._clock()
+        view.inventory, view.agent_version = hello.inventory, hello.agent_version
         self._changed(session.host)
         return Welcome(
             protocol=min(PROTOCOL, hello.protocol),

@@ -83,6 +83,7 @@ def _status(row: AnyResource, seen: WorkingSet, host: HostId, now: float) -> Hos
         status = msgspec.structs.replace(
             status,
             address=inventory.vtep,
+            agent_version=view.agent_version,
             cpu_model=inventory.cpu_model,
             cpu_threads=inventory.cpu_threads,
             memory_mib=inventory.memory_mib,

@@ -1,8 +1,10 @@
 """The hosts as columns, kept up to date host by host, with what is chosen but not yet committed already taken off."""
 
+from collections import defaultdict
+
 import numpy as np
 
-from common.ids import HostId
+from common.ids import HostId, Id
 from common.refusal import Refusal
 from controller.scheduler.choose import Choice, Columns, Demand, choose
 from controller.store.working import WorkingSet
@@ -14,7 +16,7 @@ class Inventory:
     def __init__(self, seen: WorkingSet) -> None:
         self._seen = seen
         self._rows: dict[HostId, int] = {}
-        self._pending: dict[HostId, np.ndarray[tuple[int], np.dtype[np.int64]]] = {}
+        self._pending: dict[HostId, dict[Id, Demand]] = defaultdict(dict)
         self._columns = Columns(
             hosts=[],
             names=[],
@@ -28,16 +30,14 @@ class Inventory:
         """Choose a host and take the demand off its free capacity until `settle`."""
         choice = choose(self._columns, demand)
         if isinstance(choice, Choice):
-            taken = _vector(demand.vcpus, demand.memory_mib, demand.disk_gib)
-            self._pending[choice.host] = self._pending.get(choice.host, _vector(0, 0, 0)) + taken
+            self._pending[choice.host][demand.owner] = demand
             self.refresh(choice.host)
         return choice
 
     def settle(self, choice: Choice, demand: Demand) -> None:
         """The claim of a choice was committed or refused: from here on only the working set counts."""
-        taken = _vector(demand.vcpus, demand.memory_mib, demand.disk_gib)
-        self._pending[choice.host] = self._pending[choice.host] - taken
-        if not self._pending[choice.host].any():
+        del self._pending[choice.host][demand.owner]
+        if not self._pending[choice.host]:
             del self._pending[choice.host]
         self.refresh(choice.host)
 
@@ -58,8 +58,9 @@ class Inventory:
         columns.schedulable[at] = row.spec.schedulable
         columns.total[at] = total
         columns.free[at] = total - _vector(used.vcpus, used.memory_mib, used.disk_gib)
-        if host in self._pending:
-            columns.free[at] -= self._pending[host]
+        for demand in self._pending[host].values() if host in self._pending else ():
+            if self._seen.placement(demand.owner) is None:  # a claim is in the books before its turn hears of it
+                columns.free[at] -= _vector(demand.vcpus, demand.memory_mib, demand.disk_gib)
 
     def _append(self, host: HostId) -> int:
         columns, at = self._columns, len(self._columns.hosts)

@@ -213,6 +213,15 @@ def put_enrolment(tx: Tx, enrolment: Enrolment) -> None:
     tx.put(enrolment)
 
 
+def note_endpoint(tx: Tx, host: HostId, vtep: str, underlay_mtu: int) -> None:
+    """Note where other hosts reach one. Nothing else of its enrolment changes: it may have been replaced just now."""
+    table = tables.enrolment
+    body = tx.run(select(table.c.body).where(table.c.host == host)).scalar_one_or_none()
+    if body is not None:
+        found = msgspec.json.decode(body, type=Enrolment)
+        put_enrolment(tx, msgspec.structs.replace(found, vtep=vtep, underlay_mtu=underlay_mtu))
+
+
 def use_join_token(tx: Tx, digest: str, serial: str) -> Enrolment | None:
     """Use up a join token and note the certificate it was given; None where it is unknown, used or out of date."""
     table = tables.enrolment

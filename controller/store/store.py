@@ -185,9 +185,9 @@ class Store:
         """Use up a join token; None where it is no good."""
         return await self._writer.submit(lambda tx: steps.use_join_token(tx, digest, serial))
 
-    async def put_enrolment(self, enrolment: Enrolment) -> None:
-        """Note what a host said at its hello."""
-        await self._writer.submit(lambda tx: steps.put_enrolment(tx, enrolment))
+    async def note_endpoint(self, host: HostId, vtep: str, underlay_mtu: int) -> None:
+        """Note what a host said at its hello of where others reach it."""
+        await self._writer.submit(lambda tx: steps.note_endpoint(tx, host, vtep, underlay_mtu))
 
     async def renewed(self, host: HostId, shown: str, serial: str) -> Enrolment | None:
         """Note a host's next certificate; the one it showed stays good. None: it is not enrolled any more."""

@@ -37,6 +37,7 @@ from controller.store.rows import (
     identity,
 )
 
+G = TypeVar("G")
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -48,6 +49,7 @@ class HostView(msgspec.Struct, kw_only=True):
     since: float = 0
     """When `connected` last changed."""
     inventory: Inventory | None = None
+    agent_version: str = ""
     reports: dict[DocKey, Report] = msgspec.field(default_factory=dict)
     reported: bool = False
     """Whether a full set of reports has come on this link."""
@@ -168,7 +170,7 @@ class WorkingSet:
 
     def used(self, host: HostId) -> Used:
         """Return the sum of all that is reserved on a host."""
-        return self._used[host]
+        return self._used.get(host) or Used()
 
     def addresses(self, vm: Id) -> tuple[Address, ...]:
         """Return a VM's addresses in NIC order."""
@@ -287,13 +289,11 @@ class WorkingSet:
             self._by_kind[row.kind].pop(row.id, None)
             self._by_name.pop((row.kind, row.project, row.name), None)
             for target in references(before):
-                self._users[target].discard(row.id)
+                _discard(self._users, target, row.id)
             if before.owner:
-                self._by_owner[before.owner].discard(row.id)
+                _discard(self._by_owner, before.owner, row.id)
         if not there:
-            for index in (self._users, self._by_owner):
-                if not index.get(row.id):
-                    index.pop(row.id, None)
+            self._hosts.pop(HostId(row.id), None)
             return
         self._resources[row.id] = row
         self._by_kind[row.kind][row.id] = row
@@ -310,16 +310,16 @@ class WorkingSet:
             case Capacity():
                 _keep(self._capacities, row.host, row, there=there)
             case Address():
-                _keep(self._addresses[row.vm], row.index, row, there=there)
-                _keep(self._in_network[row.network], (row.vm, row.index), row, there=there)
+                _keep_in(self._addresses, row.vm, row.index, row, there=there)
+                _keep_in(self._in_network, row.network, (row.vm, row.index), row, there=there)
             case Vni():
                 _keep(self._vnis, row.network, row.vni, there=there)
             case Document():
-                _keep(self._documents[row.host], row.key, row, there=there)
-                _keep(self._owned_documents[row.owner], (row.host, row.key), row, there=there)
+                _keep_in(self._documents, row.host, row.key, row, there=there)
+                _keep_in(self._owned_documents, row.owner, (row.host, row.key), row, there=there)
             case Operation():
                 _keep(self._operations, row.id, row, there=there)
-                _keep(self._open_operations[row.resource], row.id, row, there=there and row.finished_at is None)
+                _keep_in(self._open_operations, row.resource, row.id, row, there=there and row.finished_at is None)
             case Token():
                 _keep(self._tokens, row.digest, row, there=there)
             case Enrolment():
@@ -338,6 +338,8 @@ class WorkingSet:
         for old in (before,) if before else ():
             del self._placements[old.owner], self._on_host[old.host][old.owner]
             _add(self._used[old.host], old, -1)
+            if not self._on_host[old.host]:
+                del self._on_host[old.host], self._used[old.host]
         if there:
             self._placements[row.owner] = self._on_host[row.host][row.owner] = row
             _add(self._used[row.host], row, 1)
@@ -348,6 +350,19 @@ def _keep(into: dict[K, V], key: K, value: V, *, there: bool) -> None:
         into[key] = value
     else:
         into.pop(key, None)
+
+
+def _keep_in(into: dict[G, dict[K, V]], group: G, key: K, value: V, *, there: bool) -> None:
+    """Keep it in a group; an empty group goes, for a controller runs for years."""
+    _keep(into[group], key, value, there=there)
+    if not into[group]:
+        del into[group]
+
+
+def _discard(into: dict[G, set[K]], group: G, key: K) -> None:
+    into[group].discard(key)
+    if not into[group]:
+        del into[group]
 
 
 def _add(used: Used, placement: Placement, sign: int) -> None:

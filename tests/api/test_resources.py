@@ -7,6 +7,7 @@ from api_world import FINGERPRINT, P, World
 
 from common.kinds import KINDS
 from common.kinds.kind import Scope
+from controller.store.writes import PutEnrolment
 
 
 async def test_a_create_is_accepted_with_an_operation_that_ends(cloud: World) -> None:
@@ -143,7 +144,7 @@ async def test_a_new_join_token_leaves_the_tunnels_to_a_host_as_they_are(cloud: 
     joined = msgspec.structs.replace(
         cloud.store.seen.enrolment(host.id), certificate_serial="ab", vtep="10.0.0.1", underlay_mtu=9000
     )
-    await cloud.store.put_enrolment(joined)
+    await cloud.store.step((PutEnrolment(enrolment=joined),), (), "")
 
     again = await cloud.call("POST", "/v1/hosts/h1/token")
 

@@ -27,7 +27,9 @@ from tests.lab.calls import Cloud, until
 
 BUDGET_P50_MS, BUDGET_P99_MS = 100.0, 300.0
 WARM_UPS = 3
-BARE = "bare"
+HANDED_OVER = "agent: domain Define"
+"""The last of Skerry's own steps: what follows is libvirt's start, which a `virsh start` has to wait for as well."""
+BARE, PATTERN = "bare", "pattern"
 
 Stages = dict[str, list[float]]
 """Milliseconds after the create was accepted, by what was reached."""
@@ -89,6 +91,7 @@ def measure(lab: Lab, runs: int) -> tuple[list[Figure], str]:
             bare.append(alone)
             for stage, milliseconds in reached.items():
                 stages[stage].append(milliseconds)
+    cloud.delete_vms(PATTERN)
     host.run(["virsh", "-q", "undefine", BARE])
     host.run(["rm", "-f", f"/srv/{BARE}.qcow2", f"/srv/{BARE}.log"])
     return _figures(created, bare, stages), _profile(stages, bare)
@@ -98,7 +101,7 @@ def _figures(created: Sequence[float], bare: Sequence[float], stages: Stages) ->
     floor = statistics.median(bare)
     name = "create accepted → domain running, minus bare start"
     peer = "bare virsh start"
-    shown = stages["API: operation done"]
+    shown, ours = stages["API: operation done"], stages[HANDED_OVER]
     return [
         Figure(
             name=f"{name}, p50 of {len(created)}", figure=percentile(created, 0.5) - floor, unit="ms",
@@ -107,6 +110,10 @@ def _figures(created: Sequence[float], bare: Sequence[float], stages: Stages) ->
         Figure(
             name=f"{name}, p99 of {len(created)}", figure=percentile(created, 0.99) - floor, unit="ms",
             budget=BUDGET_P99_MS, beside=f"{peer}, p99", beside_figure=percentile(bare, 0.99),
+        ),
+        Figure(
+            name="  of it Skerry's own: accepted → handed to libvirt, p50", figure=percentile(ours, 0.5), unit="ms",
+            beside="p99", beside_figure=percentile(ours, 0.99),
         ),
         Figure(
             name="create accepted → API says done, p50", figure=percentile(shown, 0.5), unit="ms",
@@ -145,15 +152,18 @@ def _one_bare_start(host: Host, started: Started) -> float:
 
 
 def _define_bare(cloud: Cloud, host: Host, started: Started) -> None:
-    """Define a domain that differs from one of Skerry's in nothing but what has to be its own."""
-    cloud.create("pattern")
-    cloud.until_state("pattern", "running")
-    vm = cloud.id("pattern")
+    """Define a domain that differs from one of Skerry's in nothing but what has to be its own.
+
+    The VM that is its pattern stays, stopped: it keeps the network, which both use, on the host.
+    """
+    cloud.create(PATTERN)
+    cloud.until_state(PATTERN, "running")
+    vm = cloud.id(PATTERN)
     xml = host.run(["virsh", "-q", "dumpxml", "--inactive", vm])
     volume = re.search(r"/srv/skerry-agent/volumes/\S+\.qcow2", xml)
     assert volume is not None
-    cloud.must("POST", f"{cloud.vms}/pattern/stop")
-    cloud.until_state("pattern", "stopped")
+    cloud.must("POST", f"{cloud.vms}/{PATTERN}/stop")
+    cloud.until_state(PATTERN, "stopped")
     host.run(["cp", volume[0], f"/srv/{BARE}.qcow2"])
     host.run(["chmod", "666", f"/srv/{BARE}.qcow2"])
     other = str(uuid.uuid4())
@@ -161,17 +171,17 @@ def _define_bare(cloud: Cloud, host: Host, started: Started) -> None:
         (r"<name>[^<]*</name>", f"<name>{BARE}</name>"),
         (r"<uuid>[^<]*</uuid>", f"<uuid>{other}</uuid>"),
         (r"<entry name=.(serial|uuid).>[^<]*</entry>", rf"<entry name='\1'>{other}</entry>"),
-        (r"(?s)<metadata>.*</metadata>", ""),
+        (r"(?s)<metadata.*</metadata>", ""),
         (r"<mac address='[^']*'/>", "<mac address='06:00:00:00:00:01'/>"),
         (r"<target dev='t0[^']*'/>", "<target dev='bare0'/>"),
         (r"<log file='[^']*'", f"<log file='/srv/{BARE}.log'"),
         (re.escape(volume[0]), f"/srv/{BARE}.qcow2"),
+        (r"<source mode='bind'[^>]*/>", ""),
         (r"<serial>vol-[^<]*</serial>", f"<serial>{BARE}</serial>"),
     ):
         xml = re.sub(pattern, text, xml)
-    assert vm not in xml
+    assert vm not in xml, [line for line in xml.splitlines() if vm in line]
     host.run(["sh", "-c", f"cat >/run/{BARE}.xml && virsh -q define /run/{BARE}.xml"], stdin=xml)
-    cloud.delete_vms("pattern")
     started.at.clear()
 
 

@@ -11,16 +11,17 @@ import select
 import shlex
 import subprocess
 import time
-import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
 from agent.config import Config as AgentConfig
 from controller.api.metrics import METRICS
+from controller.config import parse
 from lab.layout import ROOT
 from tests.host.test_two_commands import on_a_terminal
 from tests.lab.calls import Cloud
@@ -49,6 +50,7 @@ _VARIES: tuple[tuple[str, str], ...] = (
     (r"\b(\d+\.\d+\.\d+)\.\d+\b", r"\1.N"),
     (r"\b\d+(?:\.\d+)?(?= (?:vCPUs|MiB|GiB))", "N"),
     (r"(?<=free on one host is )\d+", "N"),
+    (r"^id: \d+", "id: N"),
     (r"\s+", " "),
 )
 """What differs from run to run: ids, secrets, times, the last number of an address, and what a machine has."""
@@ -164,8 +166,9 @@ def test_what_the_pages_show_is_what_one_sees(cloud: Cloud, tmp_path: Path) -> N
     try:
         with terminal(cloud, tmp_path) as shell:
             for step in tour:
+                began = time.monotonic()
                 code, printed = done(step, cloud, shell)
-                told.append(f"$ {step.command}\n{printed.strip()}")
+                told.append(f"$ {step.command}\n{printed.strip()}\n({time.monotonic() - began:.1f} s)")
                 story = "\n".join(told[-6:])
                 assert (code != 0) == step.fails, f"{step.page}: `{step.command}` ended with {code}:\n{story}"
                 lacks = missing((line.replace(API, cloud.lab.url) for line in step.shown), printed)
@@ -196,3 +199,85 @@ def test_what_was_not_printed_is_found_out() -> None:
     assert missing(["vm web", "…", "9m ago vm.create by vm-abcdefghijkl at 10.20.0.3"], printed) == ""
     assert missing(["state running", "vm web"], printed) == "vm web"
     assert missing(["state stopped"], printed) == "state stopped"
+
+
+def said(code: str) -> Iterator[str]:
+    """Give every text in a module's code, with `…` for what is filled in; neither docstrings nor comments."""
+    tree = ast.parse(code)
+    spoken = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts = (part.value if isinstance(part, ast.Constant) else LEFT_OUT for part in node.values)
+            yield "".join(map(str, parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in spoken:
+            yield node.value
+
+
+def is_said(message: str, texts: Iterable[str]) -> bool:
+    """Say whether some text has the message's fixed parts, in order."""
+    parts = [re.escape(part.strip()) for part in message.split(LEFT_OUT) if part.strip()]
+    pattern = re.compile(".*".join(parts), re.DOTALL)
+    return any(pattern.search(text) for text in texts)
+
+
+def quoted(page: str) -> list[str]:
+    """Return the messages in the first column of a page's tables."""
+    cells = [line.split(" | ")[0].removeprefix("| ") for line in page.splitlines() if line.startswith("| `")]
+    return [message for cell in cells for message in re.findall(r"`((?:\\`|[^`])+)`", cell)]
+
+
+def test_quoted_messages_are_the_code_s_own() -> None:
+    code = [path for part in ("agent", "common", "controller") for path in (ROOT / part).rglob("*.py")]
+    texts = [text for path in code for text in said(path.read_text())]
+    messages = quoted((DOCS / "troubleshooting.md").read_text())
+    assert len(messages) > 100
+    assert [message for message in messages if not is_said(message.replace("\\`", "`"), texts)] == []
+
+
+def test_a_message_that_nobody_says_is_found_out() -> None:
+    code = '"""No such thing."""\nraise Bad(f"host {name} has {count} machines: " f"{names}")\n"said as text"'
+    texts = list(said(code))
+    assert is_said("host … has … machines: …", texts)
+    assert not is_said("host … has … guests: …", texts)
+    assert not is_said("No such thing.", texts)
+    assert quoted("| `a …`, `b` | why `c` |\n| text | `d` |\n") == ["a …", "b"]
+
+
+def test_metrics_that_pages_name_are_there() -> None:
+    known = {shown.name for shown in METRICS} | {f"{shown.name}_total" for shown in METRICS if shown.type == "counter"}
+    known |= {"skerry_http_request_seconds", "skerry_http_request_seconds_count"}
+    named = {name for page in DOCS.glob("*.md") for name in re.findall(r"\bskerry_[a-z0-9_]+", page.read_text())}
+    assert named > {"skerry_ready", "skerry_host_connected"}
+    assert named - known == set()
+
+
+def test_every_key_of_the_agent_s_configuration_is_on_the_operators_page() -> None:
+    page = (DOCS / "operators.md").read_text()
+    keys = {
+        (section.name, key.name)
+        for section in msgspec.structs.fields(AgentConfig)
+        for key in msgspec.structs.fields(section.type)
+    }
+    shown = set(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", page, re.MULTILINE))
+    assert shown == keys
+
+
+def test_configuration_that_pages_show_can_be_read() -> None:
+    blocks = [
+        block
+        for page in DOCS.glob("*.md")
+        for block in re.findall(r"^```toml\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    ]
+    assert blocks
+    for block in blocks:
+        parse(block, "the page")
+
+
+@pytest.mark.parametrize("page", [README, *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
+def test_files_of_the_tree_that_a_page_names_exist(page: Path) -> None:
+    named = re.findall(
+        r"`((?:agent|common|controller|lab|tests|docs)/[\w/.-]+\.(?:py|md|txt|sh|toml))`", page.read_text()
+    )
+    if page.name == "adding-a-kind.md":
+        named = [name for name in named if "note" not in name]
+    assert [name for name in named if not (ROOT / name).exists()] == []

@@ -187,6 +187,28 @@ def test_a_guest_that_borrows_an_address_reads_nothing(
         assert "cloud-config" not in body
 
 
+@pytest.mark.parametrize("to", ["the bridge", "everybody"])
+def test_a_guest_does_not_reach_the_host_it_is_on(host: NamespaceHost, world: World, to: str) -> None:
+    """Neither by the bridge's MAC, which the host would tell to who asks for its address, nor by a broadcast frame."""
+    host.settle(world.network.id, world.items)
+    guest = world.plug(host, world.web)
+    host.settle(world.network.id, world.items)
+    bridge = host.run("ip", "-br", "link", "show", names.bridge(world.network.id)).split()[2]
+    guest.run("ip", "addr", "add", f"{world.web.address}/24", "dev", "eth0")
+    guest.run("ip", "link", "set", "eth0", "up")
+    guest.run("ip", "route", "add", f"{VTEP_A}/32", "dev", "eth0")
+
+    guest.run("ping", "-c", "1", "-W", "1", VTEP_A, check=False)
+    told = guest.run("ip", "neigh", "show", VTEP_A)
+    mac = bridge if to == "the bridge" else "ff:ff:ff:ff:ff:ff"
+    guest.run("ip", "neigh", "replace", VTEP_A, "lladdr", mac, "dev", "eth0")
+    guest.run("ping", "-c", "2", "-W", "1", VTEP_A, check=False)
+
+    assert bridge not in told
+    titles, figures = (line.split() for line in host.sh("grep Icmp: /proc/net/snmp").splitlines())
+    assert dict(zip(titles, figures, strict=True))["InEchos"] == "0"
+
+
 def test_services_answer_again_after_the_agent_was_killed(host: NamespaceHost, world: World) -> None:
     host.settle(world.network.id, world.items)
     web = world.plug(host, world.web)
@@ -256,6 +278,7 @@ DRIFT = {
     "the namespace deleted": "ip netns del {net}",
     "the gateway's address deleted": "ip -n {net} addr del 169.254.169.254/32 dev {r}",
     "the bridge down": "ip link set {b} down",
+    "the bridge opened to the host": "sysctl -qw net.ipv4.conf.{b}.rp_filter=0",
     "a tap unplugged": "ip link set {t} nomaster",
 }
 

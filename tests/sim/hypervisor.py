@@ -92,7 +92,7 @@ class Guests:
             disks=tuple(
                 disk.find("source").get("file").rpartition("/")[2]  # type: ignore[union-attr]
                 for disk in root.iter("disk")
-                if disk.get("device") == "disk"
+                if disk.find("readonly") is None  # not the NoCloud disk
             ),
             log=root.find("devices/serial/log").get("file").rpartition("/")[2],  # type: ignore[union-attr]
         )

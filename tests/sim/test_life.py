@@ -100,6 +100,9 @@ class Life(RuleBasedStateMachine):
         for what in ("small", "big", "disk", "default", "narrow"):
             self.make_thing(PROJECTS[0], what)
         self.world.run(2)
+        for vm, number in (("web", 0), ("db", 2)):
+            self.make_vm(vm, "small", number, pinned=False, restart="on-crash", grace=20)
+        self.world.run(seed % 8)
 
     # --- wishes -----------------------------------------------------------------------------------------------------
 
@@ -118,7 +121,7 @@ class Life(RuleBasedStateMachine):
         restart=st.sampled_from(["on-crash", "never"]),
         grace=st.sampled_from([0, 2, 20]),
     )
-    def make_vm(self, vm: str, size: str, number: int, pinned: bool, restart: str, grace: int) -> None:  # noqa: PLR0917
+    def make_vm(self, vm: str, size: str, number: int, *, pinned: bool, restart: str, grace: int) -> None:
         def ask() -> None:
             seen = self.cloud.seen
             project = PROJECTS[number % len(PROJECTS)]
@@ -222,7 +225,7 @@ class Life(RuleBasedStateMachine):
             case "driver fails":
                 node.machine.hiccups = 2
             case "lose" | "repeat" | "swap" if node.wire:
-                node.wire.accidents.append(what)  # type: ignore[arg-type]
+                node.wire.accidents.append(what)
             case _:
                 pass
 

@@ -277,6 +277,7 @@ class World:
                 break
             self.now = max(at, self.now + 1e-4)
         self.now = max(self.now, until)
+        self._settle()
 
     def run_until(self, there: Callable[[], bool], *, limit_s: float, what: str) -> None:
         """Let time pass until something is so. Raises AssertionError where it isn't in time."""

@@ -1,5 +1,6 @@
 """The writes of planners: each a result, so that twice is once; tombstones; what forgetting takes along."""
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -246,3 +247,13 @@ async def test_a_document_key_is_its_hosts_own(desk: Desk) -> None:
     mine = desk.store.seen.document(HOST, KEY)
     assert mine is not None
     assert not mine.gone
+
+
+async def test_an_endpoint_is_noted_and_nothing_else_of_an_enrolment_is_overwritten(desk: Desk) -> None:
+    await desk.store.note_endpoint(HOST, "10.77.0.11", 1400)
+    assert desk.store.seen.enrolment(HOST) is None, "a host that was forgotten comes not back by its last word"
+    enrolment = Enrolment(host=HOST, join_digest="ab", join_expires_at=9, certificate_serial="")
+    await desk.write(PutEnrolment(enrolment=enrolment))
+    await desk.store.note_endpoint(HOST, "10.77.0.11", 1400)
+    noted = desk.store.seen.enrolment(HOST)
+    assert noted == msgspec.structs.replace(enrolment, vtep="10.77.0.11", underlay_mtu=1400)

@@ -14,7 +14,7 @@ from common.kinds.kind import Resource
 from common.kinds.vm import VmSpec, VmStatus
 from common.protocol import Found
 from controller.fleet.audit import Difference, compare
-from controller.store.rows import Document, Placement, Put
+from controller.store.rows import Document, Gone, Placement, Put
 from controller.store.working import WorkingSet
 
 HERE, THERE = HostId(Id("host-00000000000a")), HostId(Id("host-00000000000b"))
@@ -154,6 +154,20 @@ def test_what_another_host_should_have_is_an_orphan_here() -> None:
     assert ("domain", VM, "vm web") in {(one.what, one.name, one.owner_name) for one in differences}
 
 
+@pytest.mark.parametrize(
+    "stray",
+    [
+        Found(what="domain", name=OTHER, owner=OTHER, detail="running"),
+        Found(what="tap", name=names.tap(OTHER, 0), owner=OTHER),
+        Found(what="file", name=f"{OTHER}.log", owner=OTHER),
+    ],
+    ids=lambda f: f.what,
+)
+def test_a_machine_that_belongs_elsewhere_is_an_orphan_also_where_its_port_is_known(stray: Found) -> None:
+    (one,) = compare(wishes(*DOCS), HERE, (*AS_WISHED, stray))
+    assert (one.problem, one.what, one.name, one.owner_name) == ("orphan", stray.what, stray.name, "vm db")
+
+
 def test_a_claim_of_what_is_gone_is_named() -> None:
     seen = wishes()
     seen.apply([Put(claim(Id("vm-zzzzzzzzzzzz"), vcpus=3))])
@@ -168,6 +182,14 @@ def test_a_machine_told_otherwise_than_sold_is_named(sold: Placement) -> None:
     seen.apply([Put(sold)])
     differences = compare(seen, HERE, [AS_WISHED[0]])
     assert [(one.problem, one.name, one.owner_name) for one in differences] == [("claim", VM, "vm web")]
+
+
+def test_a_machine_that_nothing_is_claimed_for_is_named() -> None:
+    seen = wishes(domain())
+    seen.apply([Gone(claim())])
+    (one,) = compare(seen, HERE, [AS_WISHED[0]])
+    assert (one.problem, one.what, one.name, one.owner_name) == ("claim", "placement", VM, "vm web")
+    assert one.detail == f"the host was told {(HERE, 1, 64)}, the books have no claim"
 
 
 @given(st.sets(st.integers(0, len(AS_WISHED) - 1)), st.sets(st.sampled_from(["b-zzzzzzzzzzzz", "x-zzzzzzzzzzzz"])))

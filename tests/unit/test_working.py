@@ -10,6 +10,7 @@ from common.documents import DocKey, Report, VolumeDoc
 from common.errors import NotFound
 from common.ids import HostId, Id, RequestId, Revision
 from common.kinds import kind_named
+from common.kinds.host import HostSpec
 from common.kinds.image import ImageSpec
 from common.kinds.kind import AnyResource, Resource, Role
 from common.kinds.network import NetworkSpec
@@ -201,6 +202,17 @@ def test_a_report_counts_for_the_present_revision_of_its_document() -> None:
     seen.apply([Put(document(6))])
     assert seen.report(HOST, key) is None
     assert seen.report(HostId(Id("host-2")), key) is None
+
+
+def test_nothing_is_kept_of_what_is_gone() -> None:
+    """A controller runs for years: what was made and went again must leave nothing, not even an empty place."""
+    host = row("host", "h1", project="", spec=HostSpec())
+    seen = filled(*POOL, host)
+    seen.host(HostId(host.id)).connected = True
+    seen.apply([Gone(one) for one in (*POOL, host) if not isinstance(one, Resource) or seen.get(one.id) is one])
+    assert seen.used(HOST).vcpus == 0
+    kept = {name: value for name, value in vars(seen).items() if name not in {"revision", "_by_kind"} and value}
+    assert kept == {}
 
 
 # --- property -----------------------------------------------------------------------------------------------------
