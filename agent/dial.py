@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -31,10 +31,15 @@ _CHUNK_BYTES = 1 << 20
 
 
 class Dialer:
-    """Dials the controller with this host's certificate. An async context manager; `identity` may change on renewal."""
+    """Dials a controller with this host's certificate. An async context manager; `identity` may change on renewal.
+
+    A cloud may have several controllers, and any will do: `url` is the one to dial now, `turn` goes on to the next.
+    """
 
     def __init__(self, identity: Identity, clock: Clock = system_clock) -> None:
         self.identity = identity
+        self._urls: tuple[str, ...] = (identity.url,)
+        self._at = 0
         self._clock = clock
         self._context = identity.context()
         self._open: aiohttp.ClientSession | None = None
@@ -55,24 +60,44 @@ class Dialer:
         assert self._open is not None, "a Dialer is entered before it is used"
         return self._open
 
+    @property
+    def url(self) -> str:
+        """The controller to dial now."""
+        return self._urls[self._at % len(self._urls)]
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Every controller that is known, the one that was joined among them: it may be the last that is left."""
+        return self._urls
+
+    def know(self, urls: Iterable[str]) -> None:
+        """Know these controllers, and go on with the present one."""
+        present = self.url
+        self._urls = tuple(dict.fromkeys((*urls, self.identity.url)))
+        self._at = self._urls.index(present) if present in self._urls else 0
+
+    def turn(self, steps: int = 1) -> None:
+        """Dial another one next, where there are several."""
+        self._at = (self._at + steps) % len(self._urls)
+
     async def websocket(self) -> aiohttp.ClientWebSocketResponse:
         """Open the link's websocket. Raises Temporary with the controller's or the network's words."""
         try:
             async with asyncio.timeout(CONNECT_LIMIT_S):
                 return await self._http.ws_connect(
-                    f"{self.identity.url}/link", heartbeat=HEARTBEAT_S, max_msg_size=MAX_MESSAGE_BYTES, compress=0
+                    f"{self.url}/link", heartbeat=HEARTBEAT_S, max_msg_size=MAX_MESSAGE_BYTES, compress=0
                 )
         except aiohttp.WSServerHandshakeError as err:
             raise Temporary(await self._refusal(err.status)) from err
         except TimeoutError as err:
-            raise Temporary(f"{self.identity.url} gave no answer in {CONNECT_LIMIT_S:g} s") from err
+            raise Temporary(f"{self.url} gave no answer in {CONNECT_LIMIT_S:g} s") from err
         except (aiohttp.ClientError, ssl.SSLError, OSError) as err:
-            raise Temporary(f"{self.identity.url} can't be reached: {join.network_words(err)}") from err
+            raise Temporary(f"{self.url} can't be reached: {join.network_words(err)}") from err
 
     async def _refusal(self, status: int) -> str:
         """Ask once more in plain HTTP, since a failed upgrade does not show the problem document."""
         try:
-            async with asyncio.timeout(CONNECT_LIMIT_S), self._http.get(f"{self.identity.url}/link") as response:
+            async with asyncio.timeout(CONNECT_LIMIT_S), self._http.get(f"{self.url}/link") as response:
                 problem = msgspec.json.decode(await response.content.read(65536), type=Problem)
                 return f"the controller refused: {problem.detail}" + (f"; {problem.fix}" if problem.fix else "")
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError):
@@ -95,7 +120,7 @@ class Dialer:
     async def _fetch(self, digest: str, file: BinaryIO, progress: Callable[[int], None]) -> None:
         have = file.tell()
         headers = {"Range": f"bytes={have}-"} if have else {}
-        url = f"{self.identity.url}/images/{digest.removeprefix('sha256:')}"
+        url = f"{self.url}/images/{digest.removeprefix('sha256:')}"
         async with self._http.get(url, headers=headers) as response:
             if response.status == 416:  # as many bytes as there are, or more: the digest will tell
                 progress(have)
@@ -122,7 +147,7 @@ class Dialer:
 
     async def _renew(self) -> None:
         try:
-            self.identity = await join.renew(self.identity)
+            self.identity = await join.renew(self.identity, self.url)
         except SkerryError as err:
             log.warning("certificate not renewed", problem=err.detail, fix=err.fix, again_in_s=RENEW_CHECK_S)
             return

@@ -70,11 +70,11 @@ async def join(url: str, token_text: str, path: Path, *, force: bool = False) ->
     return _write(path, base, key, enrolled, ca_pem)
 
 
-async def renew(identity: Identity) -> Identity:
-    """Fetch the next certificate, with a new key. Raises Temporary or what the controller said."""
+async def renew(identity: Identity, url: str) -> Identity:
+    """Fetch the next certificate, with a new key, from the controller at `url`. Raises Temporary or what it said."""
     key = ec.generate_private_key(ec.SECP256R1())
     async with _http(identity.context()) as http:
-        enrolled = await _post(http, f"{identity.url}/renew", RenewRequest(csr=_csr(key)))
+        enrolled = await _post(http, f"{url}/renew", RenewRequest(csr=_csr(key)))
     return _write(identity.path, identity.url, key, enrolled, identity.ca_pem)
 
 

@@ -56,6 +56,9 @@ PAUSE_GROWTH = 1.5
 PAUSE_CAP_S = 15.0
 REFUSED_PAUSE_S = 5.0
 
+CONTROLLERS = "controllers"
+"""The fact that names the addresses of a cloud's controllers, where it has several."""
+
 CALLS = 64
 """Orders and consoles under way at a time."""
 
@@ -137,6 +140,9 @@ class Link:
 
     async def run(self) -> None:
         """Dial, serve the link until it ends, pause, dial again."""
+        if known := self._memory.fact(CONTROLLERS).split():
+            self._dialer.know(known)
+            self._dialer.turn(int(self._chance() * len(known)))  # so that hosts spread
         with suppress(TimeoutError):
             async with asyncio.timeout(LOOK_LIMIT_S):
                 await self._loop.looked.wait()
@@ -153,9 +159,10 @@ class Link:
                 log.exception("link failed unexpectedly")
                 reason = f"{type(err).__name__}: {err}"
             if lasted or reason != last:
-                log.warning("no link to the controller", reason=reason, url=self._dialer.identity.url)
+                log.warning("no link to the controller", reason=reason, url=self._dialer.url)
             attempt, last = (0, reason) if lasted else (attempt + 1, reason)
-            await asyncio.sleep(max(pause, pause_s(attempt, self._chance())))
+            self._dialer.turn()
+            await asyncio.sleep(max(pause, pause_s(attempt // len(self._dialer.urls), self._chance())))
 
     async def _once(self) -> tuple[bool, str]:
         """Serve one connection; return whether it was welcomed, and why it ended."""
@@ -189,8 +196,11 @@ class Link:
             raise Temporary(f"the connection broke: {err}") from err
         match answer:
             case Welcome():
-                log.info("link up", url=self._dialer.identity.url, controller=answer.controller_version)
+                log.info("link up", url=self._dialer.url, controller=answer.controller_version)
                 await self._memory.write_fact("host_name", answer.host_name)
+                if answer.urls:
+                    self._dialer.know(answer.urls)
+                    await self._memory.write_fact(CONTROLLERS, " ".join(answer.urls))
                 words = self._loop.reports() if answer.send_reports else self._loop.last_words()
                 self._outbox.resync(words, full=answer.send_reports)
                 return answer

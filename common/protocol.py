@@ -156,6 +156,8 @@ class Welcome(Message, frozen=True):
     send_reports: bool
     """Send `Reports(full=True)`: the controller does not know what you see."""
     metrics_every_s: float
+    urls: tuple[str, ...] = ()
+    """Where the controllers of this cloud are dialled, if there are several. Any will do."""
 
 
 class Refused(Message, frozen=True):

@@ -13,6 +13,9 @@ from common.ids import HostId, Id, is_id
 
 _HOST_URI = "urn:skerry:host:"
 
+CONTROLLER_URI = "urn:skerry:controller"
+"""The SAN URI of a controller's certificate, shown to hosts as a server's and to other controllers as a client's."""
+
 
 class Peer(msgspec.Struct, frozen=True, kw_only=True):
     """Who is at the other end, as the verified certificate says."""
@@ -52,6 +55,11 @@ def host_of(certificate: Mapping[str, Any] | None) -> Peer:
         serial=serial_text(int(certificate["serialNumber"], 16)),
         expires_at=ssl.cert_time_to_seconds(certificate["notAfter"]),
     )
+
+
+def is_controller(certificate: Mapping[str, Any] | None) -> bool:
+    """Say whether a verified peer certificate is a controller's."""
+    return ("URI", CONTROLLER_URI) in (certificate or {}).get("subjectAltName", ())
 
 
 def fingerprint(ca_pem: str) -> str:

@@ -24,7 +24,11 @@ async def ensure_system_project(store: Store, clock: Clock) -> None:
     """Have the project of the operators' tokens."""
     if store.seen.named("project", "", SYSTEM_PROJECT) is None:
         body = NewResource(name=SYSTEM_PROJECT, spec={"description": "the cloud's operators"})
-        await store.admit(admission.create(_context(store, clock), kind_named("project"), "", body))
+        try:
+            await store.admit(admission.create(_context(store, clock), kind_named("project"), "", body))
+        except Conflict:
+            if store.seen.named("project", "", SYSTEM_PROJECT) is None:  # else another controller was first
+                raise
 
 
 async def issue_token(store: Store, clock: Clock, *, project: str, name: str, role: str) -> Secret:

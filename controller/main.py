@@ -6,8 +6,8 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,16 +23,19 @@ from common.ids import new_id
 from common.sockets import notify, take_listeners
 from controller import bootstrap, config
 from controller.api.app import Parts, make_app
+from controller.api.relay import PREFIX, Relay, only_controllers
 from controller.config import Config, split_listen
-from controller.fleet.hosts import Hosts
+from controller.fleet.crew import Crew
+from controller.fleet.hosts import ALONE, Hosts
 from controller.fleet.link import LinkServer, serve
+from controller.fleet.replicas import Replicas
 from controller.fleet.sessions import Sessions
 from controller.loop.loop import Loop
 from controller.pki.authority import Authority
 from controller.store.blobs import Blobs
-from controller.store.database import migrate, open_database
-from controller.store.store import Feed, Store
-from controller.store.writer import GroupWriter
+from controller.store.opening import open_store
+from controller.store.rows import Controller
+from controller.store.store import Store
 
 log = structlog.get_logger(__name__)
 
@@ -66,8 +69,7 @@ def main(context: click.Context, path: str) -> None:
 def init_command(settings: Config) -> None:
     """Make the state directory, the certificate authority and the database; what is there stays."""
     with _told(), _only_one(settings):
-        _authority(settings)
-        asyncio.run(_initialise(settings))
+        asyncio.run(_initialise(settings, _authority(settings)))
     click.echo(f"ready: {settings.state_dir}")
 
 
@@ -80,8 +82,8 @@ def token_command(settings: Config, name: str, project: str, role: str) -> None:
     """Print a fresh API token: the first one, or one for an operator who lost theirs. The controller must not run."""
 
     async def issue() -> str:
-        async with _open_store(settings) as store:
-            await store.load(alone=True)
+        async with open_store(settings.database_url, system_clock) as store:
+            await store.load(alone=not store.shared)
             await bootstrap.ensure_system_project(store, system_clock)
             secret = await bootstrap.issue_token(store, system_clock, project=project, name=name, role=role)
             return secret.reveal()
@@ -98,9 +100,11 @@ def run_command(settings: Config) -> None:
         uvloop.run(_run(settings))
 
 
-async def _initialise(settings: Config) -> None:
-    async with _open_store(settings) as store:
-        await store.load(alone=True)
+async def _initialise(settings: Config, authority: Authority) -> None:
+    async with open_store(settings.database_url, system_clock) as store:
+        await store.load(alone=not store.shared)
+        if store.shared:
+            await store.require_authority(authority.fingerprint())
         await bootstrap.ensure_system_project(store, system_clock)
 
 
@@ -110,16 +114,12 @@ def _authority(settings: Config) -> Authority:
     return authority
 
 
-@asynccontextmanager
-async def _open_store(settings: Config) -> AsyncIterator[Store]:
-    engine = open_database(settings.database_url)
-    try:
-        await asyncio.to_thread(migrate, engine)
-        feed = Feed()
-        async with GroupWriter(engine, system_clock, feed.committed) as writer:
-            yield Store(writer, feed)
-    finally:
-        engine.dispose()
+def _crew(store: Store, sessions: Sessions, loop: Loop, me: str, settings: Config) -> Crew | None:
+    """Return this controller's place among several; None where its database is its own."""
+    if not store.shared:
+        return None
+    own = Controller(id=me, url=settings.link_url, version=VERSION, since=system_clock(), alive=True)
+    return Crew(store, own, sessions, system_clock, lambda: loop.busy)
 
 
 async def _run(settings: Config) -> None:
@@ -127,11 +127,12 @@ async def _run(settings: Config) -> None:
     listeners = take_listeners(os.environ)
     authority = _authority(settings)
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(_open_store(settings))
-        queue = await store.load(alone=True)
-        await bootstrap.ensure_system_project(store, system_clock)
-        loop = Loop(store, system_clock, Faults(), worker=new_id("ctl"))
+        store = await stack.enter_async_context(open_store(settings.database_url, system_clock))
+        queue = await store.load(alone=not store.shared)
+        me = new_id("ctl")
+        loop = Loop(store, system_clock, Faults(), worker=me)
         sessions = Sessions()
+        crew = _crew(store, sessions, loop, me, settings)
         blobs = Blobs(settings.images_dir)
         hosts = Hosts(
             store,
@@ -142,29 +143,40 @@ async def _run(settings: Config) -> None:
             clock=system_clock,
             changed=loop.host_changed,
             poke=loop.poke,
+            links=crew or ALONE,
         )
+        if crew:
+            await store.require_authority(authority.fingerprint())
+            await crew.enter()
+        await bootstrap.ensure_system_project(store, system_clock)
         loop.start(queue)
-        api = make_app(
-            Parts(
-                store=store,
-                fleet=hosts,
-                blobs=blobs,
-                choose=loop.inventory.would_choose,
-                readiness=lambda: _unready(loop),
-                config=settings,
-                authority_fingerprint=authority.fingerprint(),
-            )
+        parts = Parts(
+            store=store,
+            fleet=hosts,
+            blobs=blobs,
+            choose=loop.inventory.would_choose,
+            readiness=lambda: _unready(loop),
+            config=settings,
+            authority_fingerprint=authority.fingerprint(),
+            relay=Relay(store, me, authority.peer_context()) if crew else None,
         )
+        api = make_app(parts)
         stop = _stop_on_signals()
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         running = [
             tasks.create_task(loop.run(), name="loop"),
             tasks.create_task(hosts.run(), name="hosts"),
         ]
+        if crew:
+            replicas = Replicas(store, blobs, me, authority.peer_context())
+            running.append(tasks.create_task(crew.run(), name="crew"))
+            running.append(tasks.create_task(replicas.run(), name="replicas"))
         context = authority.server_context()
         running.append(tasks.create_task(_renew(authority, context, settings), name="renewal"))
         running.append(tasks.create_task(_sweep(store, blobs), name="sweep"))
         link = LinkServer(hosts, sessions, authority.ca_pem).app()
+        if crew:
+            link.add_subapp(PREFIX, make_app(parts, only_controllers()))
         listen = split_listen(settings.link.listen)
         await stack.enter_async_context(serve(link, context, listen=listen, sock=listeners.get("link")))
         api_context = context if settings.api.tls else None

@@ -1,8 +1,13 @@
 """What holds for every test."""
 
 import asyncio
+from collections.abc import Iterator
 
+import pytest
 import structlog
+
+from controller.store.database import migrate, open_database
+from tests.postgres import Cluster, running_cluster
 
 
 def pytest_configure() -> None:
@@ -21,3 +26,26 @@ def pytest_configure() -> None:
             structlog.processors.KeyValueRenderer(key_order=["level", "event"]),
         ]
     )
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Give a PostgreSQL server, one for all tests of a process."""
+    with running_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def postgres_template(cluster: Cluster) -> str:
+    """Give a PostgreSQL database with the newest schema, to be copied."""
+    url = cluster.database()
+    engine = open_database(url)
+    migrate(engine)
+    engine.dispose()
+    return url
+
+
+@pytest.fixture
+def postgres_url(cluster: Cluster, postgres_template: str) -> str:
+    """Give a PostgreSQL database of the test's own with the newest schema."""
+    return cluster.copy(postgres_template)

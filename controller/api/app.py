@@ -7,6 +7,7 @@ from functools import partial
 from importlib.metadata import version
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from common.clock import Clock, system_clock
 from common.codec import to_json
@@ -18,13 +19,14 @@ from controller.api.body import MAX_BODY_BYTES
 from controller.api.call import Call, Contexts, Door, Handler
 from controller.api.commit import Committer
 from controller.api.events import HEARTBEAT_S, Events
-from controller.api.extras import HostExtras, VmExtras, extras
+from controller.api.extras import OF_A_HOST, HostExtras, VmExtras, extras
 from controller.api.health import Health
 from controller.api.metrics import Metrics
 from controller.api.middleware import explain_errors, identify, sign
 from controller.api.openapi import openapi
 from controller.api.operations import Callers, Operations
 from controller.api.ports import Choose, Fleet, Readiness, Store
+from controller.api.relay import Relay
 from controller.api.resources import Resources
 from controller.api.routes import ROUTES, Route
 from controller.api.upload import Upload, hold_back
@@ -50,16 +52,21 @@ class Parts:
     version: str = version("skerry")
     clock: Clock = system_clock
     entropy: Entropy = os.urandom
+    relay: Relay | None = None
+    """To the other controllers, where there are several."""
     heartbeat_s: float = HEARTBEAT_S
     """Of an event stream in which nothing happens."""
 
 
-def make_app(parts: Parts) -> web.Application:
-    """Return the application. Every route of the table is bound; a handler that is missing stops the start."""
+def make_app(parts: Parts, *doors: Middleware) -> web.Application:
+    """Return the application. Every route of the table is bound; a handler that is missing stops the start.
+
+    `doors`: what a request passes before anything else is looked at.
+    """
     metrics = Metrics(parts.store.seen, parts.readiness, parts.clock)
     waiting = Waiting()
     app = web.Application(
-        middlewares=[identify(parts.entropy, metrics), explain_errors], client_max_size=MAX_BODY_BYTES
+        middlewares=[identify(parts.entropy, metrics), explain_errors, *doors], client_max_size=MAX_BODY_BYTES
     )
     app.on_response_prepare.append(sign)
     app.on_shutdown.append(waiting.stop)
@@ -110,6 +117,7 @@ class _Bound:
         store, fleet = parts.store, parts.fleet
         contexts = Contexts(store, parts.clock, parts.entropy)
         limit_bytes = parts.config.api.max_image_gib << 30
+        self._relay, self._waiting = parts.relay, waiting
         committer = Committer(store, parts.choose, parts.clock, parts.authority_fingerprint)
         self._resources = Resources(store, contexts, committer)
         operations = Operations(store, contexts, waiting, committer)
@@ -134,7 +142,10 @@ class _Bound:
         if kind is None:
             return self._general[route.action]
         if route.extra:
-            return self._extras[kind.name, route.extra.name]
+            handler = self._extras[kind.name, route.extra.name]
+            if self._relay and (kind.name, route.extra.name) in OF_A_HOST:
+                return self._relay.wrap(handler, kind.name, self._waiting)
+            return handler
         if route.verb:
             return partial(self._resources.verb, kind, route.verb)
         return partial(self._crud(route), kind)

@@ -25,6 +25,9 @@ CALL_LIMIT_S = 30.0
 AUDIT_LIMIT_S = 60.0
 LOG_DEFAULT_BYTES, LOG_MOST_BYTES = 64 * 1024, 1024 * 1024
 
+OF_A_HOST = frozenset({("host", "audit"), ("vm", "console"), ("vm", "log"), ("vm", "why")})
+"""What only the controller that has the host's link can answer."""
+
 LOG_PARAMETERS = {"tail_bytes": f"how much of its end, 1 to {LOG_MOST_BYTES}"}
 
 

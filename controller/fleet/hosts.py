@@ -8,6 +8,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -38,7 +39,7 @@ from common.tls import Peer
 from controller.fleet.audit import Difference, compare
 from controller.fleet.sessions import Session, Sessions, Told
 from controller.pki.authority import Authority
-from controller.store.rows import Change, Document, Enrolment, Event, Put
+from controller.store.rows import Change, Document, Enrolment, Event, Link, Put
 from controller.store.store import Store
 
 log = structlog.get_logger(__name__)
@@ -52,6 +53,39 @@ EVENT_CHARACTERS = 500
 
 Changed = Callable[[HostId], None]
 Poke = Callable[[Id], None]
+
+
+class Links(Protocol):
+    """Where it is noted which controller a host is connected to."""
+
+    async def take(self, host: HostId) -> None:
+        """Note that a host is connected here; from then on `seen` is as new as any controller's was before."""
+        ...
+
+    async def leave(self, host: HostId) -> None:
+        """Note that it is not any more."""
+        ...
+
+    def mine(self, link: Link, /) -> bool:
+        """Say whether a link is one to this controller."""
+        ...
+
+
+class Alone:
+    """The only controller there is: hosts are connected to it, or to none."""
+
+    async def take(self, host: HostId) -> None:
+        """Nobody asks."""
+
+    async def leave(self, host: HostId) -> None:
+        """Nobody asks."""
+
+    def mine(self, _link: Link) -> bool:
+        """There are no others."""
+        return True
+
+
+ALONE = Alone()
 
 
 class Hosts:
@@ -68,7 +102,11 @@ class Hosts:
         clock: Clock,
         changed: Changed,
         poke: Poke,
+        links: Links = ALONE,
     ) -> None:
+        self._links = links
+        self._linked: set[HostId] = set()
+        """The hosts that were noted as connected here."""
         self._store = store
         self._seen = store.seen
         self._authority = authority
@@ -89,7 +127,10 @@ class Hosts:
         """Redeem a join token. Raises Denied where it is unknown, used or out of date, Invalid for a bad request."""
         parsed = parse_join_token(token)
         wanted = digest_of(parsed.secret.reveal())
-        enrolment = next((one for one in self._seen.enrolments() if one.join_digest == wanted), None)
+        enrolment = self._awaiting(wanted)
+        if enrolment is None:
+            await self._store.catch_up()  # another controller may have given the token out a moment ago
+            enrolment = self._awaiting(wanted)
         row = self._seen.get(enrolment.host) if enrolment else None
         if enrolment is None or row is None or row.deleted_at is not None:
             raise Denied("this join token is not known: it was used, replaced, or its host deleted", fix=_NEW_TOKEN)
@@ -100,6 +141,9 @@ class Hosts:
             raise Denied(f"the join token of host {row.name} was used meanwhile", fix=_NEW_TOKEN)
         await self._happened(row, "joined", "its agent joined")
         return Enrolled(host_id=enrolment.host, host_name=row.name, certificate=signed.pem, ca=self._authority.ca_pem)
+
+    def _awaiting(self, join_digest: str) -> Enrolment | None:
+        return next((one for one in self._seen.enrolments() if one.join_digest == join_digest), None)
 
     async def renew(self, peer: Peer, csr_pem: str) -> Enrolled:
         """Give a host its next certificate."""
@@ -131,6 +175,8 @@ class Hosts:
         enrolment = self._seen.enrolment(session.host)
         if enrolment is None:
             return Refused(reason=f"host {row.name} is not enrolled")
+        self._linked.add(session.host)
+        await self._links.take(session.host)
         vtep, mtu = hello.inventory.vtep, hello.inventory.underlay_mtu
         if (vtep, mtu) != (enrolment.vtep, enrolment.underlay_mtu):
             await self._store.note_endpoint(session.host, vtep, mtu)
@@ -148,10 +194,15 @@ class Hosts:
             host_name=row.name,
             send_reports=not view.reported or reports_digest(view.reports.values()) != hello.observed_digest,
             metrics_every_s=METRICS_EVERY_S,
+            urls=tuple(sorted({one.url for one in self._seen.controllers()})),
         )
 
     async def disconnected(self, session: Session, reason: str) -> None:
         """Note that a host is not heard of any more. What it said stays, as what was last seen."""
+        if session.host not in self._linked and self._seen.link(session.host):
+            return  # it is connected to another controller by now
+        self._linked.discard(session.host)
+        await self._links.leave(session.host)
         view = self._seen.host(session.host)
         view.connected, view.since, view.metrics = False, self._clock(), None
         self._changed(session.host)
@@ -162,6 +213,10 @@ class Hosts:
         """Note that a host with a good certificate was not let in."""
         if row := self._seen.get(host):
             await self._happened(row, "turned-away", reason)
+
+    def image(self, digest: str) -> Path | None:
+        """Return the file of an image, for another controller."""
+        return self._images / digest.removeprefix("sha256:")
 
     def may_fetch(self, host: HostId, digest: str) -> Path | None:
         """Return the file of an image that is in a host's documents."""
@@ -203,9 +258,22 @@ class Hosts:
                 news[row.host].append(_desired(row))
             elif isinstance(row, Enrolment):
                 self._cut_revoked(row.host)
+            elif isinstance(row, Link):
+                self._link_changed(row, there=isinstance(change, Put))
         for host, items in news.items():
             if session := self._sessions.get(host):
                 session.send(DesiredBatch(items=tuple(items)))
+
+    def _link_changed(self, link: Link, *, there: bool) -> None:
+        """A host came to one of several controllers, or went. What it said here is old where it speaks elsewhere."""
+        session = self._sessions.get(link.host)
+        if there and not self._links.mine(link):
+            if session and link.host in self._linked:
+                session.close("the host connected to another controller")
+            self._linked.discard(link.host)
+            view = self._seen.host(link.host)
+            view.inventory, view.metrics, view.reports, view.reported = None, None, {}, False
+        self._changed(link.host)
 
     def _cut_revoked(self, host: HostId) -> None:
         session = self._sessions.get(host)

@@ -7,10 +7,10 @@ its session with a reason in words, and is never more than that.
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from socket import socket
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import structlog
@@ -36,7 +36,7 @@ from common.protocol import (
     Up,
     Welcome,
 )
-from common.tls import Peer, host_of
+from common.tls import Peer, host_of, is_controller
 from controller.fleet.sessions import Fleet, Session, Sessions, Told
 
 log = structlog.get_logger(__name__)
@@ -121,16 +121,20 @@ class LinkServer:
         return web.Response(body=to_json(enrolled), content_type="application/json")
 
     async def _image(self, request: web.Request) -> web.StreamResponse:
-        peer = self._admitted(request)
         name = request.match_info["hex"]
-        path = self._fleet.may_fetch(peer.host, f"sha256:{name}") if _HEX.match(name) else None
+        digest = f"sha256:{name[:64]}"
+        if is_controller(_certificate(request)):
+            path, where = self._fleet.image(digest) if _HEX.match(name) else None, "here"
+        else:
+            peer = self._admitted(request)
+            path = self._fleet.may_fetch(peer.host, digest) if _HEX.match(name) else None
+            where = f"in the documents of host {peer.host}"
         if path is None or not await asyncio.to_thread(path.is_file):
-            raise NotFound(f"no image sha256:{name[:64]} is in the documents of host {peer.host}")
+            raise NotFound(f"no image {digest} is {where}")
         return web.FileResponse(path, headers={"Content-Type": "application/octet-stream"})
 
     def _admitted(self, request: web.Request) -> Peer:
-        transport = request.transport
-        peer = host_of(transport.get_extra_info("peercert") if transport is not None else None)
+        peer = host_of(_certificate(request))
         if self._fleet.is_revoked(peer.host, peer.serial):
             raise Denied(
                 f"the certificate {peer.serial} of host {peer.host} is revoked",
@@ -239,6 +243,12 @@ class LinkServer:
             except Exception:
                 log.exception("message of a host not taken in", host=session.host, message=type(message).__name__)
                 return session.close(f"the controller failed on its {type(message).__name__}: see the controller's log")
+
+
+def _certificate(request: web.Request) -> Mapping[str, Any] | None:
+    """Return what the other end showed, verified; None: nothing."""
+    found: Mapping[str, Any] | None = request.transport.get_extra_info("peercert") if request.transport else None
+    return found
 
 
 async def _write(ws: web.WebSocketResponse, session: Session) -> None:

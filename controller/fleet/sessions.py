@@ -87,6 +87,10 @@ class Fleet(Protocol):
         """Take note that a host with a good certificate was not let in."""
         ...
 
+    def image(self, digest: str) -> Path | None:
+        """Return the file of an image (`sha256:…`), for another controller."""
+        ...
+
     def may_fetch(self, host: HostId, digest: str) -> Path | None:
         """Return the file of an image (`sha256:…`) if it is in that host's documents."""
         ...

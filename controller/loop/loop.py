@@ -5,6 +5,7 @@ All that a turn knows is in the store: it may die at any line, and the next turn
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Literal
 
 import msgspec
@@ -17,6 +18,7 @@ from common.faults import Faults
 from common.ids import HostId, Id
 from common.kinds.kind import AnyResource, Resource, Status
 from common.refusal import Refusal
+from controller.kinds.affinity import Turn, turn_of
 from controller.kinds.outcome import LOOK_AGAIN_S, Blocked, Do, Done, Outcome, Place, Wait
 from controller.kinds.planners import planner_of
 from controller.loop.due import Due
@@ -39,6 +41,9 @@ MOST_STEPS = 64
 
 MOST_CONFLICTS = 8
 RETRY_S = 2.0
+
+OTHERS_FIRST_S = 3.0
+"""What another controller changed it also goes on with; this one looks after so long whether it did."""
 
 
 class _Found(msgspec.Struct, frozen=True):
@@ -68,7 +73,7 @@ class Loop:
         self.inventory = Inventory(store.seen)
         self.turned_at = 0.0
         """When the loop last took something or found nothing due: for readiness."""
-        store.listen(self._changed)
+        store.listen(self._changed, others=self._followed)
 
     # --- what makes a resource due --------------------------------------------------------------------------------
 
@@ -80,20 +85,37 @@ class Loop:
             self.inventory.refresh(HostId(host.id))
         self._wake.set()
 
-    def poke(self, resource: Id) -> None:
-        """Make a resource due now."""
-        if resource in self._busy:
+    @property
+    def busy(self) -> frozenset[Id]:
+        """The resources whose turn is under way."""
+        return frozenset(self._busy)
+
+    def poke(self, resource: Id, *, own: bool = True) -> None:
+        """Make a resource due now. Not `own`: another controller changed something, and is the first to look."""
+        turn = self._whose(resource)
+        if turn is Turn.THEIRS:
+            self._due.put(resource, self._clock() + LOOK_AGAIN_S)  # it may be mine by then
+        elif turn is Turn.ANYONES and not own:
+            self._due.put(resource, self._clock() + OTHERS_FIRST_S)
+        elif resource in self._busy:
             self._again.add(resource)
         else:
             self._due.put(resource, 0.0)
         self._wake.set()
 
+    def _whose(self, resource: Id) -> Turn:
+        row = self._seen.get(resource)
+        return turn_of(row, self._seen, self._worker) if row else Turn.ANYONES
+
     def host_changed(self, host: HostId) -> None:
         """A host came, went, or said what it has: look at it, at what it carries, and at what found no host."""
         self.inventory.refresh(host)
         self.poke(host)
-        for document in self._seen.documents(host):
-            self.poke(document.owner)
+        for owner in {document.owner for document in self._seen.documents(host)}:
+            self.poke(owner)
+        for placement in self._seen.placed_on(host):
+            for resource in (placement.owner, *(child.id for child in self._seen.children(placement.owner))):
+                self.poke(resource)
         self._retry_blocked()
 
     def _retry_blocked(self) -> None:
@@ -101,30 +123,37 @@ class Loop:
             self.poke(resource)
 
     def _changed(self, changes: Sequence[Change], poked: set[Id]) -> None:
-        """Every commit comes by here: what depends on what it changed is looked at."""
+        """Every commit of this controller comes by here: what depends on what it changed is looked at."""
+        self._look(changes, poked, own=True)
+
+    def _followed(self, changes: Sequence[Change], poked: set[Id]) -> None:
+        """So does every commit of another one."""
+        self._look(changes, poked, own=False)
+
+    def _look(self, changes: Sequence[Change], poked: set[Id], *, own: bool) -> None:
         for change in changes:
             row = change.row
             match row:
                 case Resource():
-                    self._resource_changed(row, gone=isinstance(change, Gone))
+                    self._resource_changed(row, gone=isinstance(change, Gone), own=own)
                 case Placement():
                     self.inventory.refresh(row.host)
-                    self.poke(row.host)
+                    self.poke(row.host, own=own)
                     if isinstance(change, Gone):
                         self._retry_blocked()
                 case Capacity():
                     self.inventory.refresh(row.host)
                     self._retry_blocked()
                 case Enrolment():
-                    self.poke(row.host)
+                    self.poke(row.host, own=own)
                 case Address() if isinstance(change, Gone):
                     self._retry_blocked()
                 case _:
                     pass
         for resource in poked:
-            self.poke(resource)
+            self.poke(resource, own=own)
 
-    def _resource_changed(self, row: AnyResource, *, gone: bool) -> None:
+    def _resource_changed(self, row: AnyResource, *, gone: bool, own: bool) -> None:
         if row.kind == "host":
             self.inventory.refresh(HostId(row.id))
             if row.observed_generation < row.generation:
@@ -134,9 +163,9 @@ class Loop:
             self._blocked.discard(row.id)
         if gone or row.deleted_at is not None or row.observed_generation < row.generation:
             for user in self._seen.users(row.id):
-                self.poke(user.id)
+                self.poke(user.id, own=own)
         if row.owner:
-            self.poke(row.owner)
+            self.poke(row.owner, own=own)
 
     # --- turns ----------------------------------------------------------------------------------------------------
 
@@ -160,11 +189,9 @@ class Loop:
         if pause == 0.0:
             await asyncio.sleep(0)
             return
-        try:
-            async with asyncio.timeout(pause):  # wait_for would swallow a cancellation that comes with the wake-up
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause):  # `wait_for` of Python 3.11 loses a cancellation that meets a wake
                 await self._wake.wait()
-        except TimeoutError:
-            return
 
     def next_at(self) -> float | None:
         """Return the moment at which something is due: when a simulator has to call `drain` again."""
@@ -180,7 +207,7 @@ class Loop:
         return turns
 
     async def _take(self) -> tuple[QueueRow, ...]:
-        wanted = [one for one in self._due.pop(self._clock(), AT_ONCE) if not self._at_rest(one)]
+        wanted = [one for one in self._due.pop(self._clock(), AT_ONCE) if not self._rests(one)]
         if not wanted:
             return ()
         self._busy.update(wanted)
@@ -194,6 +221,12 @@ class Loop:
             if self._seen.get(resource) is not None:
                 self._due.put(resource, self._clock() + RETRY_S)
         return rows
+
+    def _rests(self, resource: Id) -> bool:
+        """Say whether there is nothing to do here, and look again later."""
+        if rests := self._whose(resource) is Turn.THEIRS or self._at_rest(resource):
+            self._due.put(resource, self._clock() + LOOK_AGAIN_S)
+        return rests
 
     def _at_rest(self, resource: Id) -> bool:
         """Look without a lease: a plan is pure, so where it has nothing to change nothing needs to be written."""
@@ -209,7 +242,6 @@ class Loop:
         rests = isinstance(outcome, Done) and outcome.status == row.status
         if rests:
             self._blocked.discard(resource)
-            self._due.put(resource, self._clock() + LOOK_AGAIN_S)
         return rests
 
     async def _guarded(self, row: QueueRow) -> None:
@@ -233,6 +265,9 @@ class Loop:
         for _ in range(MOST_STEPS):
             subject = self._seen.get(resource)
             if subject is None:
+                break
+            if turn_of(subject, self._seen, self._worker) is Turn.THEIRS:
+                await self._hand_over(resource)
                 break
             outcome = planner_of(subject.kind).plan(subject, self._seen, self._clock())
             self._faults.reached(f"loop.{subject.kind}.planned")
@@ -258,6 +293,14 @@ class Loop:
         if resource in self._again:
             self._again.discard(resource)
             self._due.put(resource, 0.0)
+
+    async def _hand_over(self, resource: Id) -> None:
+        """Leave the rest to the controller that has its host: that is told by this commit."""
+        self._blocked.discard(resource)
+        try:
+            await self._store.hand_over(self._worker, resource)
+        except SkerryError as err:
+            log.warning("turn not handed over", resource=resource, error=err.detail)
 
     async def _advance(self, subject: AnyResource, outcome: Outcome, row: QueueRow, retries: int) -> bool:
         """Carry out what a plan says, which could not be done so many times before. True: look again."""

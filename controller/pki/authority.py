@@ -81,6 +81,7 @@ class Authority:
         return (
             certificate.public_key() == key.public_key()
             and certificates.names_of(certificate) == frozenset(names)
+            and certificates.is_controllers(certificate)
             and certificates.issued_by(certificate, self._issuer)
             and not certificates.wears_out(certificate, now)
         )
@@ -92,6 +93,12 @@ class Authority:
             key=self._directory / "server.key",
             ca=self._directory / "ca.pem",
         )
+
+    def peer_context(self) -> ssl.SSLContext:
+        """Return the TLS context for asking other controllers, after `ensure_server`."""
+        context = tls.client_context(ca_pem=self.ca_pem)
+        context.load_cert_chain(self._directory / "server.pem", self._directory / "server.key")
+        return context
 
     def renew_server(self, context: ssl.SSLContext, names: Sequence[str], now: float) -> bool:
         """Renew the server certificate if it wears out, and let a running context use it; say whether it did."""

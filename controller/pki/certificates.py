@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from common.errors import Invalid
 from common.ids import HostId
-from common.tls import host_uri
+from common.tls import CONTROLLER_URI, host_uri
 
 CA_DAYS = 3650
 SERVER_DAYS = 365
@@ -64,7 +64,10 @@ def ca_certificate(key: Key, now: float) -> x509.Certificate:
 
 
 def server_certificate(issuer: Issuer, key: Key, names: Sequence[str], now: float) -> x509.Certificate:
-    """Return the link server's certificate for these DNS names and IP addresses. Raises Invalid without any."""
+    """Return a controller's certificate for these DNS names and IP addresses. Raises Invalid without any.
+
+    It serves the link with it, and shows it to other controllers of the same cloud.
+    """
     if not names:
         raise Invalid(
             "the link's server certificate needs at least one name",
@@ -72,8 +75,8 @@ def server_certificate(issuer: Issuer, key: Key, names: Sequence[str], now: floa
         )
     leaf = _Leaf(
         common_name="Skerry controller",
-        san=tuple(_general(name) for name in names),
-        usage=ExtendedKeyUsageOID.SERVER_AUTH,
+        san=(*(_general(name) for name in names), x509.UniformResourceIdentifier(CONTROLLER_URI)),
+        usage=(ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH),
         days=SERVER_DAYS,
     )
     return _leaf(issuer, key.public_key(), leaf, now)
@@ -97,7 +100,7 @@ def host_certificate(issuer: Issuer, csr_pem: str, host: HostId, now: float) -> 
     leaf = _Leaf(
         common_name=host,
         san=(x509.UniformResourceIdentifier(host_uri(host)),),
-        usage=ExtendedKeyUsageOID.CLIENT_AUTH,
+        usage=(ExtendedKeyUsageOID.CLIENT_AUTH,),
         days=HOST_DAYS,
     )
     return _leaf(issuer, key, leaf, now)
@@ -119,6 +122,12 @@ def names_of(certificate: x509.Certificate) -> frozenset[str]:
     return frozenset(san.get_values_for_type(x509.DNSName)) | addresses
 
 
+def is_controllers(certificate: x509.Certificate) -> bool:
+    """Say whether a certificate may be shown to other controllers."""
+    san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return CONTROLLER_URI in san.get_values_for_type(x509.UniformResourceIdentifier)
+
+
 def wears_out(certificate: x509.Certificate, now: float) -> bool:
     """Say whether less than a third of a certificate's life is left: time for the next one."""
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
@@ -130,7 +139,7 @@ class _Leaf(msgspec.Struct, frozen=True, kw_only=True):
 
     common_name: str
     san: tuple[x509.GeneralName, ...]
-    usage: x509.ObjectIdentifier
+    usage: tuple[x509.ObjectIdentifier, ...]
     days: int
 
 
@@ -141,7 +150,7 @@ def _leaf(issuer: Issuer, key: ec.EllipticCurvePublicKey, leaf: _Leaf, now: floa
         .add_extension(x509.SubjectAlternativeName(leaf.san), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([leaf.usage]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(leaf.usage), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .add_extension(issuer_key, critical=False)
         .sign(issuer.key, hashes.SHA256())

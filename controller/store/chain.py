@@ -39,12 +39,14 @@ def append(tx: Tx, event: Event) -> None:
     head = _head(tx)
     last = tx.run(select(func.max(tables.event.c.seq))).scalar_one() or 0
     values: dict[str, Any] = {name: getattr(event, name) for name in COVERED}
+    # A host may have worded it, and PostgreSQL's text knows no NUL.
+    values["message"] = event.message.replace("\0", "\ufffd")
     values |= {"at": float(event.at), "before": event.before.decode(), "after": event.after.decode()}
     values["seq"] = max(head.seq, last) + 1  # a row that was slipped in behind the head must not stop all work
     values["hash"] = link(head.hash, values)
     tx.run(insert(tables.event).values(**values))
     tx.run(update(tables.chain).values(seq=values["seq"], hash=values["hash"]))
-    tx.put(msgspec.structs.replace(event, seq=values["seq"], hash=values["hash"]))
+    tx.put(msgspec.structs.replace(event, seq=values["seq"], hash=values["hash"], message=values["message"]))
 
 
 def _head(tx: Tx) -> Head:

@@ -7,7 +7,17 @@ from sqlalchemy import select
 
 from common.kinds.kind import Role
 from controller.store import tables
-from controller.store.rows import Address, Capacity, Enrolment, Operation, Placement, Token, Vni
+from controller.store.rows import (
+    Address,
+    Capacity,
+    Controller,
+    Enrolment,
+    Link,
+    Operation,
+    Placement,
+    Token,
+    Vni,
+)
 from controller.store.tx import Tx, document_from, resource_from
 
 
@@ -34,3 +44,8 @@ def load(tx: Tx) -> None:
         tx.put(Token(**token))
     for body in tx.run(select(tables.enrolment.c.body)).scalars():
         tx.put(msgspec.json.decode(body, type=Enrolment))
+    k = tables.controller.c
+    for row in tx.run(select(k.id, k.url, k.version, k.since, k.alive)).mappings():
+        tx.put(Controller(**row))
+    for row in tx.run(select(tables.link)).mappings():
+        tx.put(Link(**row))

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
-from sqlalchemy import delete, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import delete, insert, select, text, update
 
 from common.codec import to_json
 from common.errors import Conflict
@@ -26,6 +25,12 @@ DROP_EVERY = 1000
 
 
 M = TypeVar("M", bound=Mutation)
+
+_POKE = text(
+    "INSERT INTO queue (resource, due_at, pokes, leased_by, leased_until) VALUES (:resource, 0, 1, NULL, 0) "
+    "ON CONFLICT (resource) DO UPDATE SET due_at = 0, pokes = queue.pokes + 1"
+)
+"""The same words mean the same to SQLite and to PostgreSQL, and SQLAlchemy has none of its own for both."""
 
 
 def admit(tx: Tx, mutation: M) -> M:
@@ -59,11 +64,11 @@ def admit(tx: Tx, mutation: M) -> M:
 def _insert(tx: Tx, wanted: AnyResource) -> AnyResource:
     _refuse_gone_project(tx, wanted.project)
     row = msgspec.structs.replace(wanted, revision=tx.revision)
-    try:
-        with tx.connection.begin_nested():
-            tx.run(insert(tables.resource).values(**resource_values(row)))
-    except IntegrityError as err:
-        raise Conflict(f"there is a {row.kind} {row.name} already", fix="choose another name") from err
+    c = tables.resource.c
+    named = select(c.id).where(c.kind == row.kind, c.project == row.project, c.name == row.name)
+    if tx.run(named).scalar_one_or_none() is not None:
+        raise Conflict(f"there is a {row.kind} {row.name} already", fix="choose another name")
+    tx.run(insert(tables.resource).values(**resource_values(row)))
     tx.put(row)
     return row
 
@@ -109,10 +114,7 @@ def _refuse_gone_project(tx: Tx, name: str) -> None:
 
 def poke(tx: Tx, resource: Id) -> None:
     """Make a resource due now. A poke during its turn is not lost: the turn's end compares the counter."""
-    c = tables.queue.c
-    there = tx.run(update(tables.queue).where(c.resource == resource).values(due_at=0.0, pokes=c.pokes + 1)).rowcount
-    if not there:
-        tx.run(insert(tables.queue).values(resource=resource, due_at=0.0, pokes=1, leased_by=None, leased_until=0.0))
+    tx.run(_POKE, {"resource": resource})
     tx.poked.add(resource)
 
 

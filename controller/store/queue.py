@@ -10,7 +10,8 @@ from controller.store import tables
 from controller.store.rows import QueueRow
 from controller.store.tx import Tx
 
-LEASE_S = 60.0
+LEASE_S = 15.0
+"""A turn under way renews it; without, the row is anybody's again after so long."""
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,12 +23,13 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def take(tx: Tx, worker: str, resources: Sequence[Id]) -> tuple[QueueRow, ...]:
-    """Lease these queue rows, as far as no other worker holds them."""
+    """Lease these queue rows, as far as no other worker holds them. A locked one is passed over, not waited for."""
     c = tables.queue.c
     free = or_(c.leased_by.is_(None), c.leased_by == worker, c.leased_until < tx.now)
+    wanted = select(c.resource).where(c.resource.in_(list(resources)), free).with_for_update(skip_locked=True)
     rows = tx.run(
         update(tables.queue)
-        .where(c.resource.in_(list(resources)), free)
+        .where(c.resource.in_(wanted))
         .values(leased_by=worker, leased_until=tx.now + LEASE_S)
         .returning(c.resource, c.due_at, c.pokes)
     ).mappings()
@@ -46,6 +48,14 @@ def finish(tx: Tx, done: Finished) -> float | None:
     if tx.run(update(tables.queue).where(c.resource == done.resource).values(due_at=0.0, leased_by=None)).rowcount:
         return 0.0
     return None
+
+
+def hand_over(tx: Tx, worker: str, resource: Id) -> None:
+    """Give a lease back with the row due now, and tell everybody."""
+    c = tables.queue.c
+    mine = (c.resource == resource, c.leased_by == worker)
+    tx.run(update(tables.queue).where(*mine).values(due_at=0.0, leased_by=None))
+    tx.poked.add(resource)
 
 
 def all_rows(tx: Tx) -> tuple[QueueRow, ...]:

@@ -9,7 +9,7 @@ import msgspec
 
 from common.documents import AnyDoc, DocKey
 from common.ids import HostId, Id, RequestId, Revision
-from common.kinds.kind import AnyResource, Role
+from common.kinds.kind import AnyResource, Resource, Role
 from common.refusal import Refusal
 
 
@@ -214,6 +214,27 @@ class Capacity(Row, frozen=True):
     disk_gib: int
 
 
+class Controller(Row, frozen=True):
+    """One life of a controller's process, where several share a database."""
+
+    id: str
+    url: str
+    """Where hosts and other controllers reach its link's port."""
+    version: str
+    since: float
+    alive: bool
+    """False: it was not heard of in time, and has left all that it held. Kept so that hosts still know its address."""
+
+
+class Link(Row, frozen=True):
+    """Which controller a host is connected to. There is none where it is connected to none of them."""
+
+    host: HostId
+    controller: str
+    since: float
+    """When it came, or (of a link that is gone) when it went."""
+
+
 class QueueRow(Row, frozen=True):
     """That a resource must be looked at again, and when."""
 
@@ -222,7 +243,47 @@ class QueueRow(Row, frozen=True):
     pokes: int
 
 
-AnyRow = Placement | Capacity | Address | Vni | Document | Operation | Event | Token | Enrolment | QueueRow
+AnyRow = (
+    Placement
+    | Capacity
+    | Address
+    | Vni
+    | Document
+    | Operation
+    | Event
+    | Token
+    | Enrolment
+    | Controller
+    | Link
+    | QueueRow
+)
+
+
+def identity(row: AnyRow | AnyResource) -> tuple[str, ...]:
+    """Return what tells a row from all others."""
+    return (type(row).__name__, *_key(row))
+
+
+def _key(row: AnyRow | AnyResource) -> tuple[str, ...]:
+    match row:
+        case Placement():
+            return (row.owner,)
+        case Vni():
+            return (row.network,)
+        case Capacity() | Link() | Enrolment():
+            return (row.host,)
+        case Address():
+            return (row.vm, str(row.index))
+        case Document():
+            return (row.host, row.key)
+        case Token():
+            return (row.digest,)
+        case Event():
+            return (str(row.seq),)
+        case QueueRow():
+            return (row.resource,)
+        case Operation() | Controller() | Resource():
+            return (row.id,)
 
 
 class Put(msgspec.Struct, frozen=True):

@@ -9,13 +9,14 @@ from sqlalchemy import select
 
 from common.errors import SkerryError
 from common.ids import HostId, Id, Revision
-from controller.store import chain, history, mutations, queue, repeats, steps, tables
+from controller.store import chain, changes, crew, history, mutations, queue, repeats, steps, tables
 from controller.store.chain import Walk
 from controller.store.load import load
 from controller.store.mutations import Conclusion, M
 from controller.store.queue import Finished
 from controller.store.rows import (
     Change,
+    Controller,
     Enrolment,
     Event,
     EventQuery,
@@ -44,9 +45,14 @@ class Watch:
     def offer(self, changes: tuple[Change, ...]) -> None:
         """Take a batch; a watcher too far behind loses all of them, and is told."""
         if len(self._batches) >= WATCH_BATCHES:
-            self._batches.clear()
-            self._lost = True
+            self.lose()
         self._batches.append(changes)
+        self._wake.set()
+
+    def lose(self) -> None:
+        """Have the watcher told that something was missed."""
+        self._batches.clear()
+        self._lost = True
         self._wake.set()
 
     async def next(self) -> tuple[Change, ...] | None:
@@ -61,27 +67,49 @@ class Watch:
         return self._batches.popleft()
 
 
+Listener = Callable[[Sequence[Change], set[Id]], None]
+"""Told what a commit changed, and which resources it made due."""
+
+
 class Feed:
     """Where every commit arrives, in order: the working set first, then the listeners, then the watchers."""
 
     def __init__(self) -> None:
         self.seen = WorkingSet()
-        self._listeners: list[Callable[[Sequence[Change], set[Id]], None]] = []
+        self._listeners: list[Listener] = []
+        self._others: list[Listener] = []
         self._watches: set[Watch] = set()
 
     def committed(self, changes: list[Change], poked: set[Id]) -> None:
-        """Take over what a commit changed."""
+        """Take over what a commit of this controller changed."""
+        self._tell(self._listeners, changes, poked)
+
+    def followed(self, changes: list[Change], poked: set[Id]) -> None:
+        """Take over what a commit of another controller changed."""
+        self._tell(self._others, changes, poked)
+
+    def reloaded(self, changes: list[Change], poked: set[Id]) -> None:
+        """Take over everything there is, each row as a Put, where some commits were missed. Watchers begin anew."""
+        for watch in self._watches:
+            watch.lose()
+        self._tell(self._others, self.seen.difference(change.row for change in changes), poked)
+
+    def _tell(self, listeners: Sequence[Listener], changes: list[Change], poked: set[Id]) -> None:
         self.seen.apply(changes)
-        for listener in self._listeners:
+        for listener in listeners:
             listener(changes, poked)
         if changes and self._watches:
             batch = tuple(changes)
             for watch in self._watches:
                 watch.offer(batch)
 
-    def listen(self, listener: Callable[[Sequence[Change], set[Id]], None]) -> None:
-        """Have a function called with every commit, on the event loop, before the committer goes on."""
+    def listen(self, listener: Listener, *, others: Listener | None = None) -> None:
+        """Have a function called with every commit, on the event loop, before the committer goes on.
+
+        `others` is called in its place with what other controllers on the same database commit.
+        """
         self._listeners.append(listener)
+        self._others.append(others or listener)
 
     @contextmanager
     def watch(self) -> Iterator[Watch]:
@@ -97,7 +125,9 @@ class Feed:
 class Store:
     """The transactions. Reading is done from `seen`, which is never older than the last answered write."""
 
-    def __init__(self, writer: Writer, feed: Feed) -> None:
+    def __init__(self, writer: Writer, feed: Feed, *, shared: bool = False) -> None:
+        self.shared = shared
+        """Whether other controllers may use the database at the same time."""
         self._writer = writer
         self._feed = feed
         self.seen = feed.seen
@@ -107,17 +137,20 @@ class Store:
     async def load(self, *, alone: bool) -> tuple[QueueRow, ...]:
         """Fill the working set from the database and return the queue.
 
-        alone: no other controller can run on this database, so leases are a dead process's and are dropped.
+        alone: no other controller runs on this database, so leases are a dead process's and are dropped.
         """
 
-        def read(tx: Tx) -> tuple[QueueRow, ...]:
+        def tidy(tx: Tx) -> None:
             if alone:
                 queue.drop_leases(tx)
             mutations.drop_old_operations(tx)
+
+        def read(tx: Tx) -> tuple[QueueRow, ...]:
             load(tx)
             return queue.all_rows(tx)
 
-        return await self._writer.submit(read)
+        await self._writer.submit(tidy)
+        return await self._writer.load(read)
 
     async def admit(self, mutation: M) -> M:
         """Commit an accepted request and return it as stored.
@@ -182,6 +215,10 @@ class Store:
         """Lease queue rows."""
         return await self._writer.submit(lambda tx: queue.take(tx, worker, resources))
 
+    async def hand_over(self, worker: str, resource: Id) -> None:
+        """Give a lease back in the middle of a turn, and have whichever controller it is for now go on with it."""
+        await self._writer.submit(lambda tx: queue.hand_over(tx, worker, resource))
+
     async def acknowledge(self, host: HostId, gone: Iterable[tuple[str, Revision]]) -> tuple[Id, ...]:
         """Drop tombstones that a host reported done. Returns the owners."""
         pairs = tuple(gone)
@@ -218,6 +255,45 @@ class Store:
             if found := await self._writer.submit(walk.page):
                 return found
 
+    async def catch_up(self) -> None:
+        """Have `seen` be as new as the database is now. It always is where this controller is alone."""
+        if self.shared:
+            await self._writer.submit(lambda _: None)
+
+    # --- controllers ------------------------------------------------------------------------------------------------
+
+    async def require_authority(self, fingerprint: str) -> None:
+        """Have all controllers sign with one authority. Raises Invalid where the others have another one."""
+        await self._writer.submit(lambda tx: crew.require_authority(tx, fingerprint))
+
+    async def enter(self, me: Controller) -> None:
+        """Note that a controller lives."""
+        await self._writer.submit(lambda tx: crew.enter(tx, me))
+
+    async def beat(self, me: Controller, busy: frozenset[Id]) -> bool:
+        """Say that a controller lives, and renew its leases on these. False: it had been taken for dead."""
+        return await self._writer.submit(lambda tx: crew.beat(tx, me, busy))
+
+    async def reap(self, me: Controller) -> tuple[str, ...]:
+        """Free what controllers held that are not heard of any more. Returns their ids."""
+        return await self._writer.submit(lambda tx: crew.reap(tx, me))
+
+    async def prune(self) -> None:
+        """Drop what every controller that lives has long read from the log."""
+        await self._writer.submit(changes.prune)
+
+    async def bury(self, controller: str) -> None:
+        """Free all that a controller holds."""
+        await self._writer.submit(lambda tx: crew.bury(tx, controller))
+
+    async def take_link(self, host: HostId, controller: str) -> None:
+        """Note that a host is connected to a controller. `seen` is then at least as new as any other's was before."""
+        await self._writer.submit(lambda tx: crew.take_link(tx, host, controller))
+
+    async def leave_link(self, host: HostId, controller: str) -> None:
+        """Note that a host's link to a controller ended."""
+        await self._writer.submit(lambda tx: crew.leave_link(tx, host, controller))
+
 
 class _TakenBack(Exception):
     """Ends the transaction of a rehearsal, so that nothing of it is kept."""
@@ -249,6 +325,12 @@ def _admit(tx: Tx, mutation: M) -> M:
     if once:
         repeats.keep(tx, done, once)
     return done
+
+
+def everything(tx: Tx) -> set[Id]:
+    """Note every live row as put, and return the ids in the queue."""
+    load(tx)
+    return {row.resource for row in queue.all_rows(tx)}
 
 
 def _closed(tx: Tx, operation: Operation) -> bool:

@@ -174,3 +174,38 @@ sequence = Table(
     Column("name", String(32), primary_key=True),
     Column("value", BigInteger, nullable=False),
 )
+
+controller = Table(
+    "controller",
+    METADATA,
+    Column("id", String(40), primary_key=True),
+    Column("url", String(255), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("since", Float, nullable=False),
+    Column("alive", Boolean, nullable=False),
+    Column("alive_until", Float, nullable=False),
+)
+
+link = Table(
+    "link",
+    METADATA,
+    Column("host", String(40), primary_key=True),
+    Column("controller", String(40), nullable=False, index=True),
+    Column("since", Float, nullable=False),
+)
+
+change = Table(
+    "change",
+    METADATA,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", Float, nullable=False),
+    Column("mark", String(32), nullable=False),
+    Column("body", Text, nullable=False),
+)
+
+fact = Table(
+    "fact",
+    METADATA,
+    Column("name", String(32), primary_key=True),
+    Column("value", Text, nullable=False),
+)

@@ -13,12 +13,25 @@ from controller.store import tables
 from controller.store.rows import AnyRow, Change, Document, Event, Gone, Put
 
 
+class Counter:
+    """Revisions for many transactions that are committed together: read once, and written back once."""
+
+    def __init__(self, last: int) -> None:
+        self.last = last
+
+    def next(self) -> Revision:
+        """Return the next one."""
+        self.last += 1
+        return Revision(self.last)
+
+
 class Tx:
     """Handed to the functions of this package, which are the only SQL there is. Lives as long as its transaction."""
 
-    def __init__(self, connection: Connection, now: float) -> None:
+    def __init__(self, connection: Connection, now: float, counter: "Counter | None" = None) -> None:
         self.connection = connection
         self.now = now
+        self._counter = counter
         self.changes: list[Change] = []
         self.poked: set[Id] = set()
         self._revision: Revision | None = None
@@ -30,6 +43,8 @@ class Tx:
     @property
     def revision(self) -> Revision:
         """Return the revision of everything this transaction writes: higher than any that was committed before."""
+        if self._revision is None and self._counter:
+            self._revision = self._counter.next()
         if self._revision is None:
             bump = (
                 update(tables.sequence)

@@ -22,15 +22,19 @@ from controller.store.rows import (
     AnyRow,
     Capacity,
     Change,
+    Controller,
     Document,
     Enrolment,
     Event,
+    Gone,
+    Link,
     Operation,
     Placement,
     Put,
     QueueRow,
     Token,
     Vni,
+    identity,
 )
 
 G = TypeVar("G")
@@ -83,6 +87,8 @@ class WorkingSet:
         self._open_operations: dict[Id, dict[Id, Operation]] = defaultdict(dict)
         self._tokens: dict[str, Token] = {}
         self._enrolments: dict[HostId, Enrolment] = {}
+        self._controllers: dict[str, Controller] = {}
+        self._links: dict[HostId, Link] = {}
         self._hosts: dict[HostId, HostView] = {}
         self._taken: dict[Id, dict[tuple[HostId, DocKey], tuple[StepTaken, ...]]] = {}
 
@@ -217,6 +223,18 @@ class WorkingSet:
         """Return all enrolments."""
         return self._enrolments.values()
 
+    def controllers(self) -> tuple[Controller, ...]:
+        """Return the controllers that share the database, dead ones that may come back included; none: one alone."""
+        return tuple(sorted(self._controllers.values(), key=lambda one: one.id))
+
+    def link(self, host: HostId) -> Link | None:
+        """Return which of several controllers a host is connected to; None: none of them, or there are not several."""
+        return self._links.get(host)
+
+    def links(self) -> tuple[Link, ...]:
+        """Return all such links."""
+        return tuple(self._links.values())
+
     # --- what hosts say -------------------------------------------------------------------------------------------
 
     def host(self, host: HostId) -> HostView:
@@ -260,6 +278,30 @@ class WorkingSet:
                 self._typed(row, there=isinstance(change, Put))
             if isinstance(row, Resource | Document | Operation):
                 self.revision = max(self.revision, row.revision)
+
+    def rows(self) -> Iterator[AnyRow | AnyResource]:
+        """Give every row there is."""
+        yield from self._resources.values()
+        yield from self._placements.values()
+        yield from self._capacities.values()
+        for addresses in self._addresses.values():
+            yield from addresses.values()
+        for network, vni in self._vnis.items():
+            yield Vni(network=network, vni=vni)
+        for documents in self._documents.values():
+            yield from documents.values()
+        yield from self._operations.values()
+        yield from self._tokens.values()
+        yield from self._enrolments.values()
+        yield from self._controllers.values()
+        yield from self._links.values()
+
+    def difference(self, rows: Iterable[AnyRow | AnyResource]) -> list[Change]:
+        """Return the changes that lead from what is here to these rows."""
+        wanted = {identity(row): row for row in rows}
+        here = {identity(row): row for row in self.rows()}
+        gone: list[Change] = [Gone(row) for key, row in here.items() if key not in wanted]
+        return gone + [Put(row) for key, row in wanted.items() if here.get(key) != row]
 
     def _resource(self, row: AnyResource, *, there: bool) -> None:
         before = self._resources.pop(row.id, None)
@@ -306,6 +348,12 @@ class WorkingSet:
                 _keep(self._tokens, row.digest, row, there=there)
             case Enrolment():
                 _keep(self._enrolments, row.host, row, there=there)
+            case Controller():
+                _keep(self._controllers, row.id, row, there=there)
+            case Link():
+                _keep(self._links, row.host, row, there=there)
+                view = self.host(row.host)
+                view.connected, view.since = there, row.since
             case Event() | QueueRow():
                 pass
 

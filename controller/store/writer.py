@@ -13,10 +13,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, OperationalError
 
 from common.clock import Clock
-from common.errors import OutOfSpace, Temporary
+from common.errors import Conflict, Invalid, OutOfSpace, Temporary
 from common.faults import Faults
 from common.ids import Id
 from controller.store.rows import Change
@@ -40,8 +40,16 @@ class Writer(Protocol):
         """Run a function in a transaction; returns when it is committed, raises what it raised."""
         ...
 
+    async def read(self, function: Callable[[Tx], R]) -> R:
+        """Run a function that only reads: it sees at least what was committed when it was asked for."""
+        ...
 
-class _Job(Generic[R]):
+    async def load(self, function: Callable[[Tx], R]) -> R:
+        """Run the function that fills the working set, before anything else is submitted."""
+        ...
+
+
+class Job(Generic[R]):
     """One waiting function."""
 
     def __init__(self, function: Callable[[Tx], R], future: asyncio.Future[R]) -> None:
@@ -57,13 +65,16 @@ class _Job(Generic[R]):
 
         On a full disk SQLite undoes all of it, savepoints too: whoever came after would be committed alone, unnoticed.
         """
+        self.changes, self.poked, self.error = [], set(), None
         try:
             with tx.connection.begin_nested():
                 self.result = self.function(tx)
-        except OperationalError:
+        except (OperationalError, InterfaceError):
             raise
         except Exception as err:  # the caller's: it gets it back
-            self.error = err
+            if tx.connection.invalidated:
+                raise  # it comes from a connection that broke, and is nobody's
+            self.error = in_our_words(err)
         else:
             self.changes, self.poked = tx.changes, tx.poked
 
@@ -72,12 +83,32 @@ class _Job(Generic[R]):
         self.changes, self.poked, self.error = [], set(), error
 
     def answer(self) -> None:
+        """Give the caller what came of it."""
         if self.future.cancelled():
             return
         if self.error is not None:
             self.future.set_exception(self.error)
         else:
             self.future.set_result(self.result)  # type: ignore[arg-type]
+
+
+def in_our_words(err: Exception) -> Exception:
+    """Return what the database refused as an error that says who has to act; any other error as it is.
+
+    A unique constraint stopped it: somebody else was first, and whoever decided looks again.
+    """
+    if isinstance(err, IntegrityError):
+        ours: Exception = Conflict(f"somebody else was first: {_first_line(err.orig)}", fix="look again, then repeat")
+    elif isinstance(err, DataError):
+        ours = Invalid(f"a value does not fit into the database: {_first_line(err.orig)}")
+    else:
+        return err
+    ours.__cause__ = err
+    return ours
+
+
+def _first_line(err: BaseException | None) -> str:
+    return str(err).partition("\n")[0]
 
 
 class GroupWriter:
@@ -87,7 +118,7 @@ class GroupWriter:
         self._engine = engine
         self._clock = clock
         self._committed = committed
-        self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = False
@@ -110,9 +141,17 @@ class GroupWriter:
         assert self._loop is not None, "the writer is not running"
         if self._ended:
             raise Temporary("the controller is stopping", fix="try again in a moment")
-        job: _Job[R] = _Job(function, self._loop.create_future())
+        job: Job[R] = Job(function, self._loop.create_future())
         self._jobs.put(job)
         return await job.future
+
+    async def read(self, function: Callable[[Tx], R]) -> R:
+        """Run a function that only reads, after all that was submitted before."""
+        return await self.submit(function)
+
+    async def load(self, function: Callable[[Tx], R]) -> R:
+        """Run the function that fills the working set."""
+        return await self.submit(function)
 
     def _work(self) -> None:
         assert self._loop is not None
@@ -127,11 +166,11 @@ class GroupWriter:
                     log.warning("commit failed", error=str(err), exc_info=not isinstance(err, OperationalError))
                     connection.invalidate()  # a transaction that could not be ended goes with its connection
                     for job in jobs:
-                        job.lose(_not_written(err))
+                        job.lose(not_written(err))
                 self._loop.call_soon_threadsafe(self._deliver, jobs)
 
-    def _waiting(self) -> list[_Job[Any]]:
-        jobs: list[_Job[Any]] = []
+    def _waiting(self) -> list[Job[Any]]:
+        jobs: list[Job[Any]] = []
         while len(jobs) < MOST_TOGETHER:
             try:
                 job = self._jobs.get_nowait()
@@ -143,7 +182,7 @@ class GroupWriter:
             jobs.append(job)
         return jobs
 
-    def _deliver(self, jobs: list[_Job[Any]]) -> None:
+    def _deliver(self, jobs: list[Job[Any]]) -> None:
         changes = [change for job in jobs for change in job.changes]
         poked = {one for job in jobs for one in job.poked}
         try:
@@ -154,7 +193,7 @@ class GroupWriter:
                 job.answer()
 
 
-def _not_written(err: Exception) -> Temporary:
+def not_written(err: Exception) -> Temporary:
     """Return what callers are told of a commit that failed."""
     cause: object = err
     chain: BaseException | None = err
@@ -179,11 +218,22 @@ class InlineWriter:
         self._faults.reached("store.begin")
         with self._connection.begin():
             tx = Tx(self._connection, self._clock())
-            result = function(tx)
+            try:
+                result = function(tx)
+            except (IntegrityError, DataError) as err:
+                raise in_our_words(err) from err
             self._faults.reached("store.commit")
         self._faults.reached("store.committed")
         self._committed(tx.changes, tx.poked)
         return result
+
+    async def read(self, function: Callable[[Tx], R]) -> R:
+        """Run a function that only reads."""
+        return await self.submit(function)
+
+    async def load(self, function: Callable[[Tx], R]) -> R:
+        """Run the function that fills the working set."""
+        return await self.submit(function)
 
     def close(self) -> None:
         """Close the connection, as the death of a process would."""

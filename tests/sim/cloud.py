@@ -72,11 +72,12 @@ class Cloud:
     def delete(self, kind: str, project: str, name: str) -> Admission:
         """Delete something."""
         row = self.find(kind, project, name)
+        before = row.id in self.deleted
         self.deleted.add(row.id)
         try:
             return self._admit(lambda context: admission.delete(context, row))
         except Conflict:
-            if row.deleted_at is None:
+            if row.deleted_at is None and not before:
                 self.deleted.discard(row.id)
             raise
 

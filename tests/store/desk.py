@@ -29,10 +29,10 @@ class Clock:
 class Desk:
     """Admits and commits."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, *, seed: int = 7) -> None:
         self.store = store
         self.clock = clock
-        self._entropy = random.Random(7).randbytes
+        self._entropy = random.Random(seed).randbytes
 
     @property
     def context(self) -> Context:

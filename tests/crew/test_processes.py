@@ -1,0 +1,155 @@
+"""Two controllers as processes on one PostgreSQL, with agents that dial them over TLS."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from agent import join
+from agent.dial import Dialer
+from common.clock import system_clock
+from tests.crew.processes import Client, Process, agent
+from tests.sim.machine import Machine
+
+P = "/v1/projects/shop"
+IMAGE = b"\x01" * 4096
+DIGEST = "sha256:" + hashlib.sha256(IMAGE).hexdigest()
+
+
+@pytest.fixture
+def pair(postgres_url: str, tmp_path: Path) -> Iterator[tuple[Process, Process]]:
+    """Two controllers of one authority, not running yet."""
+    one, two = Process(tmp_path / "one", postgres_url), Process(tmp_path / "two", postgres_url)
+    one.init()
+    two.init(of=one)
+    yield one, two
+    one.end()
+    two.end()
+
+
+@pytest.fixture
+async def client(pair: tuple[Process, Process]) -> AsyncIterator[Client]:
+    """An operator, and both controllers running."""
+    done = pair[0].command("token", "--name", "root")
+    assert done.returncode == 0, done.stderr
+    for one in pair:
+        one.start()
+    for one in pair:
+        await one.ready()
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=40)) as http:
+        yield Client(http, done.stdout.strip())
+
+
+async def have_host(client: Client, stack: AsyncExitStack, at: Process, number: int, directory: Path) -> Dialer:
+    """Have a machine join at one of the controllers, and dial."""
+    name = f"h{number}"
+    made = await client.make(at, "/v1/hosts", name)
+    identity = await join.join(at.link, made["revealed"], directory / f"{name}.pem")
+    machine = Machine(name, number, directory, system_clock)
+    dialer = await stack.enter_async_context(agent(machine, identity))
+    await client.until(at, f"/v1/hosts/{name}", lambda _, host: host["resource"]["status"]["state"] == "ready")
+    return dialer
+
+
+async def have_project(client: Client, at: Process) -> None:
+    await client.make(at, "/v1/projects", "shop")
+    await client.make(at, "/v1/sizes", "small", vcpus=1, memory_mib=256, disk_gib=1)
+    await client.make(at, f"{P}/images", "disk", format="raw")
+    status, body = await client.call(at, "PUT", f"{P}/images/disk/content", data=IMAGE)
+    assert status == 202, body
+    await client.make(at, f"{P}/networks", "default", cidr="10.20.0.0/24")
+
+
+async def running(client: Client, at: Process, name: str, limit_s: float = 20.0) -> None:
+    await client.until(
+        at,
+        f"{P}/vms/{name}",
+        lambda status, vm: status == 200 and vm["resource"]["status"]["state"] == "running",
+        limit_s=limit_s,
+    )
+
+
+def test_a_controller_with_another_authority_is_refused_with_the_way_out(postgres_url: str, tmp_path: Path) -> None:
+    one, two = Process(tmp_path / "one", postgres_url), Process(tmp_path / "two", postgres_url)
+    one.init()
+    refused = two.command("init")
+    assert refused.returncode == 1
+    assert "certificate authority" in refused.stderr
+    assert "copy pki/ca.key and pki/ca.pem" in refused.stderr
+
+
+@pytest.mark.timeout(180)
+async def test_two_controllers_are_one_cloud(client: Client, pair: tuple[Process, Process], tmp_path: Path) -> None:
+    one, two = pair
+    async with AsyncExitStack() as stack:
+        await have_project(client, one)
+        began = time.monotonic()
+        await client.until(two, P, lambda status, _: status == 200)
+        assert time.monotonic() - began < 1.0
+        dialer = await have_host(client, stack, one, 1, tmp_path)
+        await client.until(two, "/v1/hosts/h1", lambda status, host: host["resource"]["status"]["state"] == "ready")
+        assert set(dialer.urls) == {one.link, two.link}
+        await client.make(two, f"{P}/vms", "web", image="disk", size="small")
+        await running(client, two, "web")
+        await running(client, one, "web")
+
+        for at in pair:  # only one of them has the host's link
+            status, log = await client.call(at, "GET", f"{P}/vms/web/log")
+            assert (status, log.endswith("booted")) == (200, True), log
+            status, why = await client.call(at, "GET", f"{P}/vms/web/why")
+            assert (status, why["steps"]) == (200, []), why
+            status, audit = await client.call(at, "GET", "/v1/hosts/h1/audit")
+            assert status == 200, audit
+            console = await client.console(at, f"{P}/vms/web/console")
+            await console.send_bytes(b"hello")
+            assert await console.receive_bytes(timeout=10) == b"hello"
+            await console.close()
+            status, _ = await client.call(at, "GET", f"{P}/vms/nothing/log")
+            assert status == 404
+
+        for at in pair:
+            path = at.state / "images" / DIGEST.removeprefix("sha256:")
+            async with asyncio.timeout(10):
+                while not path.exists():  # noqa: ASYNC110 - another process makes it
+                    await asyncio.sleep(0.05)
+            assert path.read_bytes() == IMAGE
+        for url in (one.link, two.link):
+            dialer.turn(dialer.urls.index(url) - dialer.urls.index(dialer.url))
+            target = tmp_path / "fetched"
+            target.unlink(missing_ok=True)
+            await dialer.fetch(DIGEST, target, lambda _: None)
+            assert target.read_bytes() == IMAGE
+
+
+@pytest.mark.timeout(180)
+async def test_either_may_be_killed_and_everything_goes_on(
+    client: Client, pair: tuple[Process, Process], tmp_path: Path
+) -> None:
+    one, two = pair
+    async with AsyncExitStack() as stack:
+        await have_project(client, one)
+        dialers = [await have_host(client, stack, pair[number % 2], number, tmp_path) for number in range(2)]
+        for turn, (dies, lives) in enumerate(((one, two), (two, one))):
+            await client.until(lives, f"{P}/images/disk", lambda status, _: status == 200)
+            for number in range(3):
+                await client.make(dies, f"{P}/vms", f"vm{turn}-{number}", image="disk", size="small")
+            await dies.kill()
+            began = time.monotonic()
+            for number in range(3):
+                await running(client, lives, f"vm{turn}-{number}")
+            assert {dialer.url for dialer in dialers} == {lives.link}
+            assert time.monotonic() - began < 15.0
+            dies.start()
+            await dies.ready()
+        await client.until(one, "/v1/operations?state=open", lambda _, body: not body["items"])
+        for name in [f"vm{turn}-{number}" for turn in range(2) for number in range(3)]:
+            status, body = await client.call(two, "DELETE", f"{P}/vms/{name}")
+            assert status == 202, body
+        await client.until(one, f"{P}/vms", lambda _, body: not body["items"])
+        assert await one.stop() == 0
+        assert await two.stop() == 0
