@@ -1,4 +1,4 @@
-"""A real PostgreSQL, from Debian's package: a cluster of a test's own in its directory, on a unix socket, with fsync."""
+"""A PostgreSQL server of the tests' own: made, run and removed by them, as a user that is not root."""
 
 import os
 import pwd

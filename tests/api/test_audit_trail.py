@@ -151,7 +151,7 @@ async def test_the_migration_chains_what_was_there_and_it_can_be_verified(tmp_pa
     config.set_main_option("script_location", str(MIGRATIONS))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "0002_repeats")
+        command.upgrade(config, "0002")
         for number in range(1, 1203):
             connection.exec_driver_sql(
                 "INSERT INTO event (at, actor, request, action, kind, resource, project, name, message, before, after) "

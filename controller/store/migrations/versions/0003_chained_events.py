@@ -6,8 +6,8 @@ import msgspec
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0003_chained_events"
-down_revision = "0002_repeats"
+revision = "0003"
+down_revision = "0002"
 
 _COVERED = (
     "seq", "at", "actor", "request", "action", "kind", "resource", "project", "name", "message", "result", "before",

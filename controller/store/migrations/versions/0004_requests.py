@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0004_requests"
-down_revision = "0003_chained_events"
+revision = "0004"
+down_revision = "0003"
 
 
 def upgrade() -> None:

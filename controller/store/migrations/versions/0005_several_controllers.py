@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0005_several_controllers"
-down_revision = "0004_requests"
+revision = "0005"
+down_revision = "0004"
 
 
 def upgrade() -> None:
