@@ -17,7 +17,7 @@ from controller.api.audit import Refusals, Trail
 from controller.api.body import MAX_BODY_BYTES
 from controller.api.call import Call, Contexts, Door, Handler
 from controller.api.commit import Committer
-from controller.api.events import HEARTBEAT_S, Events
+from controller.api.events import Events
 from controller.api.extras import HostExtras, VmExtras, extras
 from controller.api.health import Health
 from controller.api.metrics import Metrics
@@ -27,8 +27,10 @@ from controller.api.operations import Callers, Operations
 from controller.api.ports import Choose, Fleet, Readiness, Store
 from controller.api.resources import Resources
 from controller.api.routes import ROUTES, Route
+from controller.api.stream import HEARTBEAT_S
 from controller.api.upload import Upload, hold_back
 from controller.api.waiting import Waiting
+from controller.api.watch import Watching
 from controller.config import Config
 from controller.store.blobs import Blobs
 
@@ -119,6 +121,7 @@ class _Bound:
             "operations.show": operations.show,
             "operations.cancel": operations.cancel,
             "events": Events(store, door, waiting, parts.heartbeat_s).read,
+            "watch": Watching(store, door, waiting, parts.heartbeat_s).watch,
             "audit.verify": Trail(store).verify,
         }
         self._extras = extras(

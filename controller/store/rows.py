@@ -214,6 +214,21 @@ class Capacity(Row, frozen=True):
     disk_gib: int
 
 
+GRAVES_KEPT = 20_000
+
+
+class Grave(Row, frozen=True):
+    """That a resource is gone from this revision on, or (of one that is there) that it is not public any more."""
+
+    id: Id
+    kind: str
+    project: str
+    name: str
+    public: bool
+    """Whether every project could see it."""
+    revision: Revision
+
+
 class QueueRow(Row, frozen=True):
     """That a resource must be looked at again, and when."""
 
@@ -222,7 +237,7 @@ class QueueRow(Row, frozen=True):
     pokes: int
 
 
-AnyRow = Placement | Capacity | Address | Vni | Document | Operation | Event | Token | Enrolment | QueueRow
+AnyRow = Placement | Capacity | Address | Vni | Document | Operation | Event | Token | Enrolment | Grave | QueueRow
 
 
 class Put(msgspec.Struct, frozen=True):

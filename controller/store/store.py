@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from common.errors import SkerryError
 from common.ids import HostId, Id, Revision
-from controller.store import chain, history, mutations, queue, repeats, steps, tables
+from controller.store import chain, graves, history, mutations, queue, repeats, steps, tables
 from controller.store.chain import Walk
 from controller.store.load import load
 from controller.store.mutations import Conclusion, M
@@ -110,14 +110,16 @@ class Store:
         alone: no other controller can run on this database, so leases are a dead process's and are dropped.
         """
 
-        def read(tx: Tx) -> tuple[QueueRow, ...]:
+        def read(tx: Tx) -> tuple[tuple[QueueRow, ...], Revision]:
             if alone:
                 queue.drop_leases(tx)
             mutations.drop_old_operations(tx)
             load(tx)
-            return queue.all_rows(tx)
+            return queue.all_rows(tx), tx.last_revision()
 
-        return await self._writer.submit(read)
+        rows, revision = await self._writer.submit(read)
+        self.seen.revision = max(self.seen.revision, revision)
+        return rows
 
     async def admit(self, mutation: M) -> M:
         """Commit an accepted request and return it as stored.
@@ -150,6 +152,7 @@ class Store:
         def write(tx: Tx) -> None:
             mutations.drop_old_operations(tx)
             repeats.drop_old(tx)
+            graves.drop_old(tx)
 
         await self._writer.submit(write)
 

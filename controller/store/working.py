@@ -18,6 +18,7 @@ from common.kinds import kind_named
 from common.kinds.kind import AnyResource, Resource, Scope, fields
 from common.protocol import Inventory, Metrics
 from controller.store.rows import (
+    GRAVES_KEPT,
     Address,
     AnyRow,
     Capacity,
@@ -25,6 +26,7 @@ from controller.store.rows import (
     Document,
     Enrolment,
     Event,
+    Grave,
     Operation,
     Placement,
     Put,
@@ -84,6 +86,7 @@ class WorkingSet:
         self._tokens: dict[str, Token] = {}
         self._enrolments: dict[HostId, Enrolment] = {}
         self._hosts: dict[HostId, HostView] = {}
+        self._graves: dict[Id, Grave] = {}
         self._taken: dict[Id, dict[tuple[HostId, DocKey], tuple[StepTaken, ...]]] = {}
 
     # --- resources ------------------------------------------------------------------------------------------------
@@ -217,6 +220,15 @@ class WorkingSet:
         """Return all enrolments."""
         return self._enrolments.values()
 
+    def graves(self) -> Iterable[Grave]:
+        """Return what is gone, as far as it is known, in the order in which it went."""
+        return self._graves.values()
+
+    @property
+    def horizon(self) -> int:
+        """The revision from which on all that went is known. Some may have been dropped once so many were kept."""
+        return next(iter(self._graves.values())).revision if len(self._graves) >= GRAVES_KEPT else 0
+
     # --- what hosts say -------------------------------------------------------------------------------------------
 
     def host(self, host: HostId) -> HostView:
@@ -258,7 +270,7 @@ class WorkingSet:
                 self._resource(row, there=isinstance(change, Put))
             else:
                 self._typed(row, there=isinstance(change, Put))
-            if isinstance(row, Resource | Document | Operation):
+            if isinstance(row, Resource | Document | Operation | Grave):
                 self.revision = max(self.revision, row.revision)
 
     def _resource(self, row: AnyResource, *, there: bool) -> None:
@@ -306,8 +318,17 @@ class WorkingSet:
                 _keep(self._tokens, row.digest, row, there=there)
             case Enrolment():
                 _keep(self._enrolments, row.host, row, there=there)
+            case Grave():
+                self._bury(row)
             case Event() | QueueRow():
                 pass
+
+    def _bury(self, row: Grave) -> None:
+        self._graves.pop(row.id, None)
+        self._graves[row.id] = row
+        if len(self._graves) > 2 * GRAVES_KEPT:
+            for old in tuple(self._graves)[:-GRAVES_KEPT]:
+                del self._graves[old]
 
     def _placement(self, row: Placement, *, there: bool) -> None:
         before = self._placements.get(row.owner)
