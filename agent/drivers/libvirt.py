@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import functools
 import queue
+import shutil
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
@@ -178,6 +179,10 @@ def _finish(done: "asyncio.Future[Any]", result: Any, error: BaseException | Non
 RUN_DIR = Path("/run/libvirt/qemu")
 """Where libvirtd keeps QEMU's pid files: compiled in, and in nobody's configuration."""
 
+LIB_DIR = Path("/var/lib/libvirt/qemu")
+"""Where libvirtd keeps each run's sockets and secrets, compiled in likewise. It removes them when the run ends, but
+those of a run that a power cut ended stay for ever."""
+
 
 class Libvirt:
     """The hypervisor of this host (see `agent.drivers.hypervisor.Hypervisor` for what each verb promises).
@@ -191,12 +196,14 @@ class Libvirt:
         uri: str,
         *,
         run_dir: Path = RUN_DIR,
+        lib_dir: Path = LIB_DIR,
         on_event: Callable[[Id], None],
         on_connected: Callable[[], None],
         actors: int = 4,
     ) -> None:
         self._uri = uri
         self._run_dir = run_dir
+        self._lib_dir = lib_dir
         self._on_event, self._on_connected = on_event, on_connected
         self._look = _Lanes("look", uri, 1)
         self._act = _Lanes("act", uri, actors)
@@ -361,9 +368,10 @@ class Libvirt:
             await self._on_domain(vm, destroy, "cutting the power of")
 
     async def undefine(self, vm: Id) -> None:
-        """Have libvirt forget an inactive domain, with its NVRAM, managed save and snapshots' metadata."""
+        """Have libvirt forget an inactive domain, with its NVRAM, managed save, snapshots' metadata and dead runs."""
 
         def undefine(domain: Any) -> None:
+            self._remove_dead_runs(vm)
             domain.undefineFlags(
                 libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
                 | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
@@ -374,6 +382,12 @@ class Libvirt:
         with contextlib.suppress(NotFound):
             await self._on_domain(vm, undefine, "removing")
         self._shut_by_host.discard(vm)
+
+    def _remove_dead_runs(self, vm: Id) -> None:
+        """Remove what libvirtd left of runs that it did not see end: `domain-<run>-<name>`, here and for channels."""
+        for folder in (self._lib_dir, self._lib_dir / "channel" / "target"):
+            for dead in folder.glob(f"domain-*-{names.domain_name(vm)}"):
+                shutil.rmtree(dead, ignore_errors=True)
 
     async def stamp(self, vm: Id, metadata: str) -> None:
         """Replace the metadata element, of the live domain and of its definition."""

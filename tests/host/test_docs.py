@@ -166,8 +166,9 @@ def test_what_the_pages_show_is_what_one_sees(cloud: Cloud, tmp_path: Path) -> N
     try:
         with terminal(cloud, tmp_path) as shell:
             for step in tour:
+                began = time.monotonic()
                 code, printed = done(step, cloud, shell)
-                told.append(f"$ {step.command}\n{printed.strip()}")
+                told.append(f"$ {step.command}\n{printed.strip()}\n({time.monotonic() - began:.1f} s)")
                 story = "\n".join(told[-6:])
                 assert (code != 0) == step.fails, f"{step.page}: `{step.command}` ended with {code}:\n{story}"
                 lacks = missing((line.replace(API, cloud.lab.url) for line in step.shown), printed)

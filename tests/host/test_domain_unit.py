@@ -179,6 +179,7 @@ async def agent(host: Host, state: Path, image: Path, faults: Faults | None = No
     async with Libvirt(
         host.libvirt_uri(),
         run_dir=host.inside("/run/libvirt/qemu"),
+        lib_dir=host.inside("/var/lib/libvirt/qemu"),
         on_event=lambda vm: loop.poke(UnitKey(f"domain/{vm}")),
         on_connected=connected,
     ) as libvirt:
@@ -500,6 +501,24 @@ async def _dying_at(
         await asyncio.wait_for(dead.wait(), BOOT_S)
         life.cancel()
         await asyncio.gather(life, return_exceptions=True)
+
+
+async def test_what_libvirt_left_of_a_run_that_a_power_cut_ended_goes_with_the_machine(
+    host: Host, state: Path, image: Path
+) -> None:
+    doc, volume = machine(image)
+    left = [
+        host.inside(f"/var/lib/libvirt/qemu/{folder}domain-99-{names.domain_name(doc.id)}")
+        for folder in ("", "channel/target/")
+    ]
+    async with agent(host, state, image) as a:
+        await a.want(doc, volume)
+        await a.state(doc, "running")
+        for folder in left:
+            folder.mkdir(parents=True)
+            (folder / "master-key.aes").touch()
+        await removed(a, doc, volume)
+    assert [folder for folder in left if folder.exists()] == []
 
 
 async def test_errors_of_libvirt_become_ours(host: Host, state: Path, image: Path) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from lab.cloud import Lab
 from lab.host import Host
+from tests.lab.calls import until
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _numbers = itertools.count(1)
@@ -95,7 +96,9 @@ def console(lab: Lab, vm: str) -> Iterator[Shell]:
 @contextmanager
 def pty(host: Host, vm: str) -> Iterator[Shell]:
     """Attach to a VM on its host, without controller or agent; logged in. `vm` is its id."""
-    path = host.run(["virsh", "-q", "ttyconsole", vm]).strip()
+    asked = ["sh", "-c", 'virsh -q ttyconsole "$0" 2>/dev/null || true', vm]
+    # A domain is listed as running a moment before its QEMU has opened the pty.
+    path = until(lambda: host.run(asked).strip(), lambda: f"the pty of {vm}", 30)
     line = os.open(host.inside(path), os.O_RDWR | os.O_NOCTTY)
     try:
         tty.setraw(line)
