@@ -20,6 +20,7 @@ from controller.api.commit import Committer
 from controller.api.events import Events
 from controller.api.extras import HostExtras, VmExtras, extras
 from controller.api.health import Health
+from controller.api.limits import Limits
 from controller.api.metrics import Metrics
 from controller.api.middleware import explain_errors, identify, sign
 from controller.api.openapi import openapi
@@ -65,7 +66,8 @@ def make_app(parts: Parts) -> web.Application:
     )
     app.on_response_prepare.append(sign)
     app.on_shutdown.append(waiting.stop)
-    door = Door(parts.store)
+    api = parts.config.api
+    door = Door(parts.store, Limits(rate_per_s=api.rate_per_s, burst=api.burst, clock=parts.clock))
     bound = _Bound(parts, door, waiting)
     refusals = Refusals(parts.store, door, parts.clock)
     health = Health(parts.readiness, metrics, door, metrics_open=parts.config.api.metrics_open)

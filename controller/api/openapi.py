@@ -169,7 +169,7 @@ def _example(kind: AnyKind) -> Json:
 
 
 def _responses(route: Route) -> Json:
-    codes = {500} if route.public else {400, 401, 403, 500}
+    codes = {500} if route.public else {400, 401, 403, 429, 500}
     if "{" in route.path:
         codes.add(404)
     if _is_mutation(route):
