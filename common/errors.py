@@ -1,7 +1,8 @@
 """The errors that cross a border, as types that say who has to act, and the problem document they become.
 
 The caller: Invalid, Unauthenticated, Denied, NotFound, MethodNotAllowed, Conflict, KeyReused, PreconditionRequired,
-PreconditionFailed, QuotaExceeded, NoCapacity, TooLarge, UnsupportedMedia. We, later: Temporary, OutOfSpace.
+PreconditionFailed, QuotaExceeded, NoCapacity, TooLarge, UnsupportedMedia, RateLimited.
+We, later: Temporary, OutOfSpace.
 Nobody, it is a bug: any other exception, which is let out to the top of a loop (the API calls it Internal).
 Every message names the thing, the limit and the way out.
 """
@@ -137,6 +138,16 @@ class TooLarge(SkerryError):
     status, code, title = 413, "too-large", "The body is too large"
 
 
+class RateLimited(SkerryError):
+    """The token sends more requests than it may."""
+
+    status, code, title = 429, "rate-limited", "Too many requests"
+
+    def __init__(self, detail: str, *, fix: str = "", retry_after_s: int = 1) -> None:
+        super().__init__(detail, fix=fix)
+        self.retry_after_s = retry_after_s
+
+
 class MethodNotAllowed(SkerryError):
     """The address exists, but not with this method."""
 
@@ -169,6 +180,7 @@ class Internal(SkerryError):
 
 ERRORS: tuple[type[SkerryError], ...] = (
     Invalid, Unauthenticated, Denied, NotFound, MethodNotAllowed, Conflict, KeyReused, PreconditionRequired,
-    PreconditionFailed, QuotaExceeded, NoCapacity, TooLarge, UnsupportedMedia, Temporary, OutOfSpace, Internal,
+    PreconditionFailed, QuotaExceeded, NoCapacity, TooLarge, UnsupportedMedia, RateLimited, Temporary,
+    OutOfSpace, Internal,
 )  # fmt: skip
 """Every code that can appear in a problem document, for the reference page and the OpenAPI document."""

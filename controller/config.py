@@ -47,6 +47,12 @@ class ApiSection(Section, frozen=True):
     max_image_gib: Annotated[
         int, msgspec.Meta(ge=1, le=65536, description="largest image file that may be uploaded, GiB")
     ] = 64
+    rate_per_s: Annotated[
+        float, msgspec.Meta(ge=0, le=1_000_000, description="requests a second that one token may send; 0: no limit")
+    ] = 500.0
+    burst: Annotated[
+        int, msgspec.Meta(ge=1, le=1_000_000, description="requests that a token which was quiet may send at once")
+    ] = 5000
     metrics_open: Annotated[
         bool,
         msgspec.Meta(

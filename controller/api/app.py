@@ -18,9 +18,10 @@ from controller.api.audit import Refusals, Trail
 from controller.api.body import MAX_BODY_BYTES
 from controller.api.call import Call, Contexts, Door, Handler
 from controller.api.commit import Committer
-from controller.api.events import HEARTBEAT_S, Events
+from controller.api.events import Events
 from controller.api.extras import OF_A_HOST, HostExtras, VmExtras, extras
 from controller.api.health import Health
+from controller.api.limits import Limits
 from controller.api.metrics import Metrics
 from controller.api.middleware import explain_errors, identify, sign
 from controller.api.openapi import openapi
@@ -29,8 +30,10 @@ from controller.api.ports import Choose, Fleet, Readiness, Store
 from controller.api.relay import Relay
 from controller.api.resources import Resources
 from controller.api.routes import ROUTES, Route
+from controller.api.stream import HEARTBEAT_S
 from controller.api.upload import Upload, hold_back
 from controller.api.waiting import Waiting
+from controller.api.watch import Watching
 from controller.config import Config
 from controller.store.blobs import Blobs
 
@@ -70,7 +73,8 @@ def make_app(parts: Parts, *doors: Middleware) -> web.Application:
     )
     app.on_response_prepare.append(sign)
     app.on_shutdown.append(waiting.stop)
-    door = Door(parts.store)
+    api = parts.config.api
+    door = Door(parts.store, Limits(rate_per_s=api.rate_per_s, burst=api.burst, clock=parts.clock))
     bound = _Bound(parts, door, waiting)
     refusals = Refusals(parts.store, door, parts.clock)
     health = Health(parts.readiness, metrics, door, metrics_open=parts.config.api.metrics_open)
@@ -127,6 +131,7 @@ class _Bound:
             "operations.show": operations.show,
             "operations.cancel": operations.cancel,
             "events": Events(store, door, waiting, parts.heartbeat_s).read,
+            "watch": Watching(store, door, waiting, parts.heartbeat_s).watch,
             "audit.verify": Trail(store).verify,
         }
         self._extras = extras(

@@ -8,6 +8,7 @@ from aiohttp import web
 from common.clock import Clock
 from common.ids import Entropy, RequestId
 from common.kinds.kind import Scope
+from controller.api.limits import Limits
 from controller.api.ports import Store
 from controller.api.routes import Route
 from controller.auth.caller import Caller, authorise
@@ -38,13 +39,15 @@ Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 class Door:
     """Lets requests in: one place that authenticates and authorises, for every route with a token."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, limits: Limits) -> None:
         self._store = store
+        self._limits = limits
 
     def admit(self, request: web.Request, route: Route) -> Call:
-        """Return the call. Raises Unauthenticated or Denied."""
+        """Return the call. Raises Unauthenticated, RateLimited or Denied."""
         project = request.match_info.get("project", "")
         caller = self.caller(request)
+        self._limits.spend(caller.actor)
         if route.kind is not None:
             authorise(caller, route.kind, route.need, project, route.doing)
             if route.kind.scope is Scope.PROJECT:

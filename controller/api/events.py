@@ -3,23 +3,18 @@
 from collections.abc import AsyncIterator, Iterable
 from typing import get_args
 
-import structlog
 from aiohttp import web
-from aiohttp.client_exceptions import ClientConnectionResetError
 
-from common.codec import to_json
-from common.errors import Denied, SkerryError
+from common.errors import Denied
 from controller.api.call import Call, Door
 from controller.api.ports import Store, Watch
 from controller.api.query import LIST_DEFAULT, LIST_MOST, bad, integer, moment, refuse_unknown
 from controller.api.render import answer, event_view
+from controller.api.stream import HEARTBEAT_S, frame, send_events
 from controller.api.waiting import Waiting
 from controller.auth.caller import Caller, sees_history
 from controller.store.rows import Change, Event, EventQuery, EventResult, Put
 
-log = structlog.get_logger(__name__)
-
-HEARTBEAT_S = 15.0
 PAGE = 500
 
 RESULTS = tuple(one for one in get_args(EventResult) if one)
@@ -62,19 +57,7 @@ class Events:
         return answer({"items": shown, "next": events[-1].seq if events else after})
 
     async def _follow(self, call: Call, after: int, wanted: EventQuery) -> web.StreamResponse:
-        response = web.StreamResponse(
-            headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store"}
-        )
-        await response.prepare(call.request)
-        try:
-            async for chunk in self._chunks(call, after, wanted):
-                await response.write(chunk)
-        except (ConnectionResetError, ClientConnectionResetError):
-            log.debug("event stream's reader left")
-        except SkerryError as err:
-            problem = to_json(err.problem(call.caller.request))
-            await response.write(b"event: problem\ndata: " + problem + b"\n\n")
-        return response
+        return await send_events(call.request, call.caller.request, self._chunks(call, after, wanted))
 
     async def _chunks(self, call: Call, after: int, wanted: EventQuery) -> AsyncIterator[bytes]:
         """Give what to send. The watch begins before the table is read, so that nothing falls between the two."""
@@ -96,7 +79,7 @@ class Events:
                         yield b": still here\n\n"
                 if events:
                     after = events[-1].seq
-                    yield b"".join(_frame(event) for event in _visible(events, caller))
+                    yield b"".join(frame(one.action, event_view(one), one.seq) for one in _visible(events, caller))
 
     async def _next(self, watch: Watch) -> tuple[Change, ...] | None:
         """Wait for changes: empty where none came for a heartbeat's time, None where some were lost."""
@@ -116,12 +99,6 @@ def _events(changes: Iterable[Change], after: int, wanted: EventQuery) -> tuple[
 
 def _visible(events: Iterable[Event], caller: Caller) -> Iterable[Event]:
     return (event for event in events if sees_history(caller, event.kind, event.project))
-
-
-def _frame(event: Event) -> bytes:
-    action = "".join(event.action.split())  # a host may have named it: no line of its own making
-    head = f"id: {event.seq}\nevent: {action}\n".encode()
-    return head + b"data: " + to_json(event_view(event)) + b"\n\n"
 
 
 def _wanted(call: Call) -> EventQuery:

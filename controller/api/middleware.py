@@ -16,6 +16,7 @@ from common.errors import (
     Invalid,
     MethodNotAllowed,
     NotFound,
+    RateLimited,
     SkerryError,
     Temporary,
     TooLarge,
@@ -114,6 +115,8 @@ def problem(request: web.Request, err: SkerryError, allow: str = "") -> web.Resp
     )
     if isinstance(err, Unauthenticated):
         response.headers["WWW-Authenticate"] = 'Bearer realm="skerry"'
+    if isinstance(err, RateLimited):
+        response.headers["Retry-After"] = str(err.retry_after_s)
     if type(err) is Temporary:
         response.headers["Retry-After"] = str(_RETRY_AFTER_S)
     if allow:

@@ -10,7 +10,7 @@ from common.codec import plain
 from common.errors import ERRORS, Problem
 from common.kinds import KINDS
 from common.kinds.kind import AnyKind, Resource, fields
-from controller.api import audit, events, extras, operations
+from controller.api import audit, events, extras, operations, watch
 from controller.api.commit import KEY_HEADER, KEYED, MUTATION_PARAMETERS
 from controller.api.preview import Preview
 from controller.api.query import LIST_PARAMETERS
@@ -26,12 +26,13 @@ QUERIES: Mapping[str, Mapping[str, str]] = {
     "operations.list": operations.LIST_PARAMETERS,
     "operations.show": operations.SHOW_PARAMETERS,
     "events": events.PARAMETERS,
+    "watch": watch.PARAMETERS,
     "audit.verify": audit.VERIFY_PARAMETERS,
     "vm.log": extras.LOG_PARAMETERS,
 }
 """The query parameters of routes other than lists, by route name."""
 
-_INTEGERS = frozenset({"limit", "wait_s", "seen", "seq", "tail_bytes"})
+_INTEGERS = frozenset({"limit", "wait_s", "from", "seen", "seq", "tail_bytes"})
 _CHANGES = frozenset({"create", "change", "delete", "verb", "operations.cancel"})
 _ACCEPTED_EXTRAS = frozenset({"image.content", "host.token"})
 
@@ -125,6 +126,8 @@ def _is_mutation(route: Route) -> bool:
 
 
 def _parameter_schema(route: Route, name: str) -> Json:
+    if name == "kind" and route.action == "watch":
+        return {"type": "array", "items": {"enum": [*(kind.name for kind in KINDS), watch.OPERATION]}}
     if name == "label":
         return {"type": "array", "items": {"type": "string", "pattern": "^[^=]+=.*$"}}
     if name in _INTEGERS or (name == "after" and route.action == "events"):
@@ -166,7 +169,7 @@ def _example(kind: AnyKind) -> Json:
 
 
 def _responses(route: Route) -> Json:
-    codes = {500} if route.public else {400, 401, 403, 500}
+    codes = {500} if route.public else {400, 401, 403, 429, 500}
     if "{" in route.path:
         codes.add(404)
     if _is_mutation(route):
@@ -215,6 +218,9 @@ def _general_success(route: Route) -> Json:
             page = _json("EventList", "One page, or a stream of events without end.")
             stream = {"text/event-stream": {"schema": {"type": "string"}}}
             return {"200": page | {"content": page["content"] | stream}}
+        case "watch":
+            said = "put, gone, operation, bookmark and resync events without end."
+            return {"200": {"description": said, "content": {"text/event-stream": {"schema": {"type": "string"}}}}}
         case "audit.verify":
             return {"200": _json("Verified", "What was found, and the chain's head.")}
         case "whoami":

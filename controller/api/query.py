@@ -51,7 +51,7 @@ def list_query(query: MultiMapping[str]) -> ListQuery:
     return ListQuery(
         limit=integer(query, "limit", LIST_DEFAULT, 1, LIST_MOST),
         after=_cursor(query.get("after", "")),
-        labels=tuple(_label(text) for text in query.getall("label", [])),
+        labels=label_filters(query),
         state=query.get("state", ""),
         name=query.get("name", ""),
     )
@@ -111,6 +111,11 @@ def _cursor(text: str) -> tuple[str, str]:
         raise bad("after", f"{text[:80]!r} is no cursor", "give what the page before showed as `next`, or a name")
     name, _, identity = text.partition(",")
     return name, identity
+
+
+def label_filters(query: MultiMapping[str]) -> tuple[tuple[str, str], ...]:
+    """Read `label=key=value`, any number of them. Raises Invalid."""
+    return tuple(_label(text) for text in query.getall("label", []))
 
 
 def _label(text: str) -> tuple[str, str]:

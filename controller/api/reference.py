@@ -64,6 +64,14 @@ _API_WORDS = """Everything is JSON under `/v1`. The whole of it, with every fiel
   `effects` (what a deletion takes along). What the real request would be refused for, it is refused for.
 - **Waiting**: `GET /v1/operations/{id}?wait_s=30` answers when the operation ends or is blocked; with `seen=REVISION`
   also as soon as its message or progress changes.
+- **Watching**: `GET /v1/watch?from=REVISION` (server-sent events) tells what changed behind a revision, as a list or a
+  bookmark gave it, and then what changes: `put` (a thing as it is now, with `names`), `gone`, `operation`, and
+  `bookmark` (up to here you know everything). Events carry the revision as `id`; `Last-Event-ID` resumes without loss,
+  also after a restart of the controller. A reader that is slow gets the newest state of each thing, not every step; one
+  that was away for longer than deletions are remembered is told `resync`: list again. Without `from` it begins with all
+  there is.
+- **Limits**: a token may send so many requests a second (`api.rate_per_s`, `api.burst`); one too many is answered with
+  429 and `Retry-After`, and was not carried out.
 - **Errors** are problem documents (RFC 9457); see [errors](errors.md).
 - **History**: every change is an event, with who asked for it, the spec before and after, and as `result` how it was
   answered (accepted, denied, conflict) and how it ended (done, failed, cancelled). Events are chained by hashes;

@@ -9,7 +9,7 @@ from common.kinds.kind import AnyKind, Extra, Role, Scope, Verb
 Action = Literal[
     "list", "create", "show", "change", "delete", "verb", "extra",
     "operations.list", "operations.show", "operations.cancel",
-    "events", "audit.verify", "whoami", "openapi", "health", "ready", "metrics",
+    "events", "watch", "audit.verify", "whoami", "openapi", "health", "ready", "metrics",
 ]  # fmt: skip
 
 
@@ -108,6 +108,10 @@ GENERAL = (
     Route(
         method="GET", path="/v1/events", action="events",
         summary="Read what happened, or (text/event-stream, or follow=true) follow it.",
+    ),
+    Route(
+        method="GET", path="/v1/watch", action="watch",
+        summary="Follow things and operations as they change (text/event-stream), from any revision on.",
     ),
     Route(
         method="GET", path="/v1/audit/verify", action="audit.verify",

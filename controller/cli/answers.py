@@ -97,6 +97,7 @@ class Many(Answer, frozen=True):
     items: tuple[msgspec.Raw, ...]
     names: dict[str, str] = {}
     next: str | int | None = None
+    revision: int = 0
 
 
 class Revealed(Answer, frozen=True):
@@ -127,6 +128,20 @@ class EventShown(Answer, frozen=True):
     project: str = ""
     message: str = ""
     result: str = ""
+
+
+class Told(Answer, frozen=True):
+    """What one event of a watch says: only the fields of its own sort are there."""
+
+    revision: int
+    resource: msgspec.Raw = msgspec.Raw()
+    names: dict[str, str] = {}
+    operation: OperationShown | None = None
+    id: str = ""
+    kind: str = ""
+    project: str = ""
+    name: str = ""
+    why: str = ""
 
 
 class Head(Answer, frozen=True):

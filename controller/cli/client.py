@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -32,6 +33,9 @@ REPEAT_FOR_S = 30.0
 """A mutation whose connection broke is sent again for so long: a controller that restarts is back by then."""
 
 REPEAT_PAUSE_S = 1.0
+
+BACK_OFF_FOR_S = 60.0
+"""A request that was one too many is sent again for so long."""
 
 
 class Client:
@@ -192,8 +196,17 @@ class Client:
         body: object = None,
         headers: Mapping[str, str] | None = None,
     ) -> tuple[bytes, str]:
-        async with self.open(method, path, query=query, body=body, headers=headers) as response:
-            return await response.read(), response.headers.get("ETag", "")
+        """Send a request and read the answer; where there were too many, send it again when it is time."""
+        ends = time.monotonic() + BACK_OFF_FOR_S
+        while True:
+            try:
+                async with self.open(method, path, query=query, body=body, headers=headers) as response:
+                    return await response.read(), response.headers.get("ETag", "")
+            except Refused as err:
+                if err.problem.status != 429 or time.monotonic() + err.retry_after_s > ends:
+                    raise
+                pause_s = err.retry_after_s * (1 + random.random())  # noqa: S311 - so that not all come back at once
+            await asyncio.sleep(pause_s)
 
     def decode(self, raw: bytes, of: type[T]) -> T:
         """Decode an answer's JSON. Raises Failure where it is not what this version knows."""
@@ -210,7 +223,8 @@ async def refused(response: aiohttp.ClientResponse) -> Failure:
     """Return the failure that an answer with an error status stands for."""
     raw = await response.read()
     try:
-        return Refused(msgspec.json.decode(raw, type=Problem))
+        after = response.headers.get("Retry-After", "")
+        return Refused(msgspec.json.decode(raw, type=Problem), retry_after_s=int(after) if after.isdecimal() else 1)
     except msgspec.DecodeError:
         said = raw.decode(errors="replace").strip()[:200] or "(nothing)"
         return Failure(

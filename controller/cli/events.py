@@ -3,20 +3,19 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
 
 import click
 import msgspec
 
-from common.errors import Problem
 from controller.cli.answers import EventShown, Many
 from controller.cli.client import Client
-from controller.cli.failures import Refused, Unreachable
+from controller.cli.failures import Unreachable
 from controller.cli.parts import connection_options, examples, form_option
 from controller.cli.render import print_data
 from controller.cli.session import asked_project, form, talk
+from controller.cli.sse import events
 
 PATH = "/v1/events"
 PAGE = 1000
@@ -117,35 +116,12 @@ async def _follow(client: Client, query: Query, after: int) -> None:
     """Print events as they come. A stream that breaks is opened again behind the last one seen."""
     while True:
         try:
-            async for seq, raw in _stream(client, query, after):
-                print_event(raw)
-                after = seq
+            async for sent in events(client, PATH, (*query, ("follow", "true"), ("after", after)), after):
+                print_event(sent.data)
+                after = sent.place
         except Unreachable as err:
             click.echo(f"[{err.detail}; trying again]", err=True)
         await asyncio.sleep(RETRY_S)
-
-
-async def _stream(client: Client, query: Query, after: int) -> AsyncIterator[tuple[int, bytes]]:
-    """Give (seq, JSON) of server-sent events: fields by line, an empty line ends one, a colon begins a comment."""
-    number, name, data = after, "", b""
-    asked: Query = (*query, ("follow", "true"), ("after", after))
-    async with client.open("GET", PATH, query=asked, headers={"Accept": "text/event-stream"}) as response:
-        async for line in response.content:
-            field, _, value = line.rstrip(b"\r\n").partition(b": ")
-            match field:
-                case b"id":
-                    number = int(value)
-                case b"event":
-                    name = value.decode()
-                case b"data":
-                    data += value
-                case b"" if data and name == "problem":
-                    raise Refused(client.decode(data, Problem))
-                case b"" if data:
-                    yield number, data
-                    name, data = "", b""
-                case _:
-                    pass
 
 
 def print_event(raw: bytes) -> None:

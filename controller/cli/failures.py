@@ -57,11 +57,12 @@ class Lost(Unreachable):
 class Refused(Failure):
     """The API answered with a problem document."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, *, retry_after_s: int = 1) -> None:
         super().__init__(
             problem.detail, fix=problem.fix, code=BLOCKED if problem.refusal else ERROR, refusal=problem.refusal
         )
         self.problem = problem
+        self.retry_after_s = retry_after_s
 
     def lines(self) -> list[str]:
         """Return what is printed: the fields that are wrong beside the rest, the request id last."""

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from common.kinds.kind import AnyKind, Verb
+from common.kinds.kind import AnyKind, Scope, Verb
 from controller.cli import flags
 from controller.cli.extras import commands_of
 from controller.cli.parts import (
@@ -21,7 +21,8 @@ from controller.cli.session import talk
 
 if TYPE_CHECKING:
     from controller.cli.answers import Accepted, Many, One
-    from controller.cli.client import Client
+    from controller.cli.client import Client, Query
+    from controller.cli.watch import Choice
 
 CHANGE_TRIES = 5
 """How often `set` reads again when somebody else changed the thing meanwhile."""
@@ -54,11 +55,14 @@ def group(kind: AnyKind) -> click.Group:
 def list_command(kind: AnyKind) -> click.Command:
     """Return `skerry KIND list`."""
 
-    def run(label: tuple[tuple[str, str | None], ...], state: str, prefix: str, limit: int | None) -> None:
+    def run(label: tuple[tuple[str, str | None], ...], state: str, prefix: str, limit: int | None, watch: bool) -> None:
         from controller.cli.render import print_resources  # noqa: PLC0415
 
+        if watch and limit:
+            raise click.UsageError("--watch shows what changes anywhere in the list: leave --limit out")
+        labels = tuple(("label", f"{key}={value}") for key, value in label)
         query = (
-            *(("label", f"{key}={value}") for key, value in label),
+            *labels,
             *((("state", state),) if state else ()),
             *((("name", prefix),) if prefix else ()),
         )
@@ -69,6 +73,11 @@ def list_command(kind: AnyKind) -> click.Command:
         pages = talk(work)
         names = {id_: name for page in pages for id_, name in page.names.items()}
         print_resources(kind, [raw for page in pages for raw in page.items], names)
+        if watch:
+            from controller.cli.watch import Choice  # noqa: PLC0415
+
+            choice = Choice(state=state, prefix=prefix)
+            talk(lambda client: _follow(client, kind, labels, choice, pages[0].revision))
 
     return click.Command(
         "list",
@@ -88,9 +97,18 @@ def list_command(kind: AnyKind) -> click.Command:
             click.Option(["--state"], default="", help="Only those in this state"),
             click.Option(["--name", "prefix"], default="", metavar="PREFIX", help="Only names that begin so"),
             click.Option(["--limit"], type=click.IntRange(min=1), metavar="N", help="At most so many (default: all)"),
+            click.Option(["-w", "--watch"], is_flag=True, help="Go on with what changes, until Ctrl-C"),
             *common_options(kind),
         ],
     )
+
+
+async def _follow(client: "Client", kind: AnyKind, labels: "Query", choice: "Choice", revision: int) -> None:
+    """Go on with what changes in a list behind the revision at which it was read."""
+    from controller.cli.watch import follow  # noqa: PLC0415
+
+    project = (("project", client.connection.project),) if kind.scope is Scope.PROJECT else ()
+    await follow(client, (("kind", kind.name), *project, *labels), revision, choice)
 
 
 def show_command(kind: AnyKind) -> click.Command:

@@ -44,6 +44,12 @@ def _events() -> click.Command:
     return command()
 
 
+def _watch() -> click.Command:
+    from controller.cli.watch import command  # noqa: PLC0415
+
+    return command()
+
+
 def _status() -> click.Command:
     from controller.cli.status import status_command  # noqa: PLC0415
 
@@ -81,6 +87,7 @@ EVERYDAY: dict[str, tuple[str, Build]] = {
     "console": ("Attach to a machine's serial console.", _console),
     "why": ("Why a thing is not as wished, and the smallest change that would help.", _why),
     "events": ("What happened, and (--follow) what happens now.", _events),
+    "watch": ("Things and operations as they change, from any revision on.", _watch),
     "operation": ("What was asked for: list, show, wait, cancel.", _operation),
     "audit": ("Compare wish and reality on a host; verify that history was not changed.", _audit),
 }

@@ -6,7 +6,7 @@ import msgspec
 from sqlalchemy import select
 
 from common.kinds.kind import Role
-from controller.store import tables
+from controller.store import graves, tables
 from controller.store.rows import (
     Address,
     Capacity,
@@ -22,7 +22,8 @@ from controller.store.tx import Tx, document_from, resource_from
 
 
 def load(tx: Tx) -> None:
-    """Note every live row as put."""
+    """Note every live row as put, and every grave."""
+    graves.load(tx)
     for row in tx.run(select(tables.resource)).mappings():
         tx.put(resource_from(row))
     for row in tx.run(select(tables.placement)).mappings():

@@ -11,10 +11,10 @@ from common.errors import Conflict
 from common.ids import Id, RequestId
 from common.kinds.kind import AnyResource, Status
 from common.refusal import Refusal
-from controller.store import chain, tables, timeline
+from controller.store import chain, graves, tables, timeline
 from controller.store.rows import Event, EventResult, Operation, OperationState, OperationStep
 from controller.store.tx import Tx, resource_values
-from controller.store.working import references
+from controller.store.working import is_public, references
 from controller.store.writes import Mutation, Taken
 
 FINISHED_KEPT = 10_000
@@ -90,6 +90,8 @@ def _update(tx: Tx, wanted: AnyResource, was: AnyResource) -> AnyResource:
     if not there or row is None:
         raise Conflict(f"{was.kind} {was.name} changed meanwhile", fix="read it again, then repeat the request")
     tx.put(row)
+    if is_public(was) and not is_public(row):
+        graves.bury(tx, was)
     return row
 
 

@@ -235,6 +235,21 @@ class Link(Row, frozen=True):
     """When it came, or (of a link that is gone) when it went."""
 
 
+GRAVES_KEPT = 20_000
+
+
+class Grave(Row, frozen=True):
+    """That a resource is gone from this revision on, or (of one that is there) that it is not public any more."""
+
+    id: Id
+    kind: str
+    project: str
+    name: str
+    public: bool
+    """Whether every project could see it."""
+    revision: Revision
+
+
 class QueueRow(Row, frozen=True):
     """That a resource must be looked at again, and when."""
 
@@ -253,6 +268,7 @@ AnyRow = (
     | Event
     | Token
     | Enrolment
+    | Grave
     | Controller
     | Link
     | QueueRow
@@ -282,7 +298,7 @@ def _key(row: AnyRow | AnyResource) -> tuple[str, ...]:
             return (str(row.seq),)
         case QueueRow():
             return (row.resource,)
-        case Operation() | Controller() | Resource():
+        case Operation() | Grave() | Controller() | Resource():
             return (row.id,)
 
 

@@ -8,7 +8,7 @@ from common.documents import key_of
 from common.ids import HostId, Id, Revision
 from common.kinds import kind_named
 from common.kinds.kind import Resource
-from controller.store import chain, claims, tables
+from controller.store import chain, claims, graves, tables
 from controller.store.mutations import close_operations, happened, poke
 from controller.store.rows import Capacity, Document, Enrolment, Token
 from controller.store.tx import Tx, document_from, resource_values
@@ -260,6 +260,7 @@ def _forget(tx: Tx, resource: Id) -> None:
     tx.run(delete(tables.queue).where(tables.queue.c.resource == resource))
     closed = close_operations(tx, row, message="gone")
     chain.append(tx, happened(tx, row, "gone", "", closed))
+    graves.bury(tx, row)
     if row.owner:
         poke(tx, row.owner)
     tx.gone(row)

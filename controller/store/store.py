@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from common.errors import SkerryError
 from common.ids import HostId, Id, Revision
-from controller.store import chain, changes, crew, history, mutations, queue, repeats, steps, tables
+from controller.store import chain, changes, crew, graves, history, mutations, queue, repeats, steps, tables
 from controller.store.chain import Walk
 from controller.store.load import load
 from controller.store.mutations import Conclusion, M
@@ -145,12 +145,14 @@ class Store:
                 queue.drop_leases(tx)
             mutations.drop_old_operations(tx)
 
-        def read(tx: Tx) -> tuple[QueueRow, ...]:
+        def read(tx: Tx) -> tuple[tuple[QueueRow, ...], Revision]:
             load(tx)
-            return queue.all_rows(tx)
+            return queue.all_rows(tx), tx.last_revision()
 
         await self._writer.submit(tidy)
-        return await self._writer.load(read)
+        rows, revision = await self._writer.load(read)
+        self.seen.revision = max(self.seen.revision, revision)
+        return rows
 
     async def admit(self, mutation: M) -> M:
         """Commit an accepted request and return it as stored.
@@ -183,6 +185,7 @@ class Store:
         def write(tx: Tx) -> None:
             mutations.drop_old_operations(tx)
             repeats.drop_old(tx)
+            graves.drop_old(tx)
 
         await self._writer.submit(write)
 

@@ -158,6 +158,17 @@ queue = Table(
     Column("leased_until", Float, nullable=False),
 )
 
+grave = Table(
+    "grave",
+    METADATA,
+    Column("id", String(40), primary_key=True),
+    Column("kind", String(32), nullable=False),
+    Column("project", String(63), nullable=False),
+    Column("name", String(63), nullable=False),
+    Column("public", Boolean, nullable=False),
+    Column("revision", BigInteger, primary_key=True, autoincrement=False, index=True),
+)
+
 repeat = Table(
     "repeat",
     METADATA,

@@ -55,6 +55,11 @@ class Tx:
             self._revision = Revision(self.run(bump).scalar_one())
         return self._revision
 
+    def last_revision(self) -> Revision:
+        """Return the revision that was given last."""
+        c = tables.sequence.c
+        return Revision(self.run(select(c.value).where(c.name == "revision")).scalar_one())
+
     def put(self, row: AnyRow | AnyResource) -> None:
         """Note a row as it now stands, for the working set and the watchers."""
         self.changes.append(Put(row))

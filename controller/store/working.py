@@ -18,6 +18,7 @@ from common.kinds import kind_named
 from common.kinds.kind import AnyResource, Resource, Scope, fields
 from common.protocol import Inventory, Metrics
 from controller.store.rows import (
+    GRAVES_KEPT,
     Address,
     AnyRow,
     Capacity,
@@ -27,6 +28,7 @@ from controller.store.rows import (
     Enrolment,
     Event,
     Gone,
+    Grave,
     Link,
     Operation,
     Placement,
@@ -90,6 +92,7 @@ class WorkingSet:
         self._controllers: dict[str, Controller] = {}
         self._links: dict[HostId, Link] = {}
         self._hosts: dict[HostId, HostView] = {}
+        self._graves: dict[Id, Grave] = {}
         self._taken: dict[Id, dict[tuple[HostId, DocKey], tuple[StepTaken, ...]]] = {}
 
     # --- resources ------------------------------------------------------------------------------------------------
@@ -235,6 +238,15 @@ class WorkingSet:
         """Return all such links."""
         return tuple(self._links.values())
 
+    def graves(self) -> Iterable[Grave]:
+        """Return what is gone, as far as it is known, in the order in which it went."""
+        return self._graves.values()
+
+    @property
+    def horizon(self) -> int:
+        """The revision from which on all that went is known. Some may have been dropped once so many were kept."""
+        return next(iter(self._graves.values())).revision if len(self._graves) >= GRAVES_KEPT else 0
+
     # --- what hosts say -------------------------------------------------------------------------------------------
 
     def host(self, host: HostId) -> HostView:
@@ -276,7 +288,7 @@ class WorkingSet:
                 self._resource(row, there=isinstance(change, Put))
             else:
                 self._typed(row, there=isinstance(change, Put))
-            if isinstance(row, Resource | Document | Operation):
+            if isinstance(row, Resource | Document | Operation | Grave):
                 self.revision = max(self.revision, row.revision)
 
     def rows(self) -> Iterator[AnyRow | AnyResource]:
@@ -325,7 +337,7 @@ class WorkingSet:
         if row.owner:
             self._by_owner[row.owner].add(row.id)
 
-    def _typed(self, row: AnyRow, *, there: bool) -> None:
+    def _typed(self, row: AnyRow, *, there: bool) -> None:  # noqa: PLR0912 - a table of the union's members
         match row:
             case Placement():
                 self._placement(row, there=there)
@@ -354,8 +366,17 @@ class WorkingSet:
                 _keep(self._links, row.host, row, there=there)
                 view = self.host(row.host)
                 view.connected, view.since = there, row.since
+            case Grave():
+                self._bury(row)
             case Event() | QueueRow():
                 pass
+
+    def _bury(self, row: Grave) -> None:
+        self._graves.pop(row.id, None)
+        self._graves[row.id] = row
+        if len(self._graves) > 2 * GRAVES_KEPT:
+            for old in tuple(self._graves)[:-GRAVES_KEPT]:
+                del self._graves[old]
 
     def _placement(self, row: Placement, *, there: bool) -> None:
         before = self._placements.get(row.owner)

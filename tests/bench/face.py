@@ -151,7 +151,7 @@ def _configure(state: Path) -> tuple[Path, str]:
     config, api, link = state / "controller.toml", f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     config.write_text(
         f'[controller]\nstate_dir = "{state}"\ndatabase = "sqlite:///{state}/skerry.db"\n\n'
-        f'[api]\nlisten = "{api}"\n\n'
+        f'[api]\nlisten = "{api}"\nrate_per_s = 0\n\n'
         f'[link]\nlisten = "{link}"\nurl = "https://{link}"\nnames = ["127.0.0.1"]\n\n[log]\nlevel = "warning"\n'
     )
     return config, api

@@ -22,7 +22,7 @@ def test_every_extra_of_every_kind_has_a_handler() -> None:
         Resources(cast(Any, _Store()), NOTHING, NOTHING),
         HostExtras(NOTHING, NOTHING),
         Upload(NOTHING, NOTHING, NOTHING, blobs=NOTHING, limit_bytes=0, entropy=NOTHING),
-        VmExtras(NOTHING, NOTHING, Door(NOTHING), Waiting()),
+        VmExtras(NOTHING, NOTHING, Door(NOTHING, NOTHING), Waiting()),
     )
     declared = {(kind.name, extra.name) for kind in KINDS for extra in kind.extras}
 
