@@ -51,7 +51,8 @@ class Guest:
 
     def __init__(self, image: Path, folder: Path, namespace: str = "", *options: str) -> None:
         with tarfile.open(image) as tar:
-            tar.extractall(folder, filter="data")
+            for member in tar.getmembers():
+                tar.extract(member, folder)  # one's own image: Debian 12's Python has no extraction filters
         self.monitor = folder / "monitor"
         prefix = ["ip", "netns", "exec", namespace] if namespace else []
         network = ["-nic", "tap,ifname=tap0,script=no,downscript=no,model=virtio-net-pci"] if namespace else []
