@@ -139,13 +139,21 @@ def read(connection: Connection, after: int) -> tuple[Commit, ...]:
         rows = connection.execute(
             select(c.seq, c.mark, c.body).where(c.seq > last).order_by(c.seq).limit(READ_TOGETHER)
         ).all()
-        if rows and rows[0].seq != last + 1:
-            raise Gap
-        for row in rows:
-            changes, poked = decode(row.body)
-            found.append(Commit(seq=row.seq, mark=row.mark, changes=changes, poked=poked))
+        found += commits_from(((row.seq, row.mark, row.body) for row in rows), last)
         if len(rows) < READ_TOGETHER:
             return tuple(found)
+
+
+def commits_from(rows: Iterable[tuple[int, str, str]], after: int) -> list[Commit]:
+    """Return the commits of rows (seq, mark, body) in order, the first of which is behind a number. Raises Gap."""
+    found = []
+    for seq, mark, body in rows:
+        if seq != after + 1:
+            raise Gap
+        changes, poked = decode(body)
+        found.append(Commit(seq=seq, mark=mark, changes=changes, poked=poked))
+        after = seq
+    return found
 
 
 def append(connection: Connection, commit: Commit, at: float) -> None:

@@ -27,7 +27,7 @@ from common.ids import Id
 from controller.store import changes
 from controller.store.changes import Commit, Gap
 from controller.store.rows import Change
-from controller.store.tx import Tx
+from controller.store.tx import Counter, Tx
 from controller.store.writer import MOST_TOGETHER, Job, not_written
 
 log = structlog.get_logger(__name__)
@@ -42,15 +42,38 @@ RETRY_S = 0.25
 POLL_S = 1.0
 """Without a notification the log is read again after so long: none is lost for longer."""
 
-_LOCK = text("SELECT pg_advisory_xact_lock(7598452121)")
+_OPEN = """
+SELECT pg_advisory_xact_lock(7598452121);
+SELECT extract(epoch FROM clock_timestamp())::float8, (SELECT value FROM sequence WHERE name = 'revision');
+SELECT seq, mark, body FROM change WHERE seq > {after} ORDER BY seq LIMIT {most};
+"""
+"""How a commit begins, in one round trip; each statement sees what was committed while the first one waited."""
+
+_CLOSE = text(
+    "WITH counted AS (UPDATE sequence SET value = :revision WHERE name = 'revision'), "
+    "logged AS (INSERT INTO change (seq, at, mark, body) VALUES (:seq, :at, :mark, :body)) "
+    "SELECT pg_notify(:channel, :said)"
+)
+"""How a commit that changed something ends, in another one."""
+
 _NOW = text("SELECT extract(epoch FROM clock_timestamp())::float8")
 _UNHURRIED = text("SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0")
 """Reading everything takes its time, and holds nobody up."""
 
 
-def database_time(connection: Connection) -> float:
-    """Return the moment by the database's clock: controllers' own clocks differ, and leases are compared by it."""
-    return float(connection.execute(_NOW).scalar_one())
+def database_time(at: float) -> float:
+    """Return the moment of a transaction: by the database's clock, since controllers' own ones differ, and leases are
+    compared by it."""
+    return at
+
+
+class _Opening(NamedTuple):
+    """What is known once the lock is held."""
+
+    now: float
+    revision: int
+    others: tuple[Commit, ...]
+    """What other controllers committed since this one last looked."""
 
 
 class Follower(Protocol):
@@ -87,7 +110,7 @@ class SharedWriter:
         engine: Engine,
         follower: Follower,
         everything: Callable[[Tx], set[Id]],
-        now: Callable[[Connection], float] = database_time,
+        now: Callable[[float], float] = database_time,
     ) -> None:
         self._engine = engine
         self._now = now
@@ -235,25 +258,48 @@ class SharedWriter:
         """Run the jobs in one transaction."""
         connection = self._connected()
         with connection.begin():
-            connection.execute(_LOCK)
-            now = self._now(connection)
-            others = self._behind(connection)
-            for job in jobs:
-                job.run(Tx(connection, now))
+            opening = self._open(connection)
+            counter = Counter(opening.revision)
+            self._run(jobs, connection, opening.now, counter)
             own = Commit(
-                seq=self._last(connection, others) + 1,
+                seq=self._last(connection, opening.others) + 1,
                 mark=mark,
                 changes=[change for job in jobs for change in job.changes],
                 poked={one for job in jobs for one in job.poked},
             )
-            said = bool(own.changes or own.poked)
+            said = bool(own.changes or own.poked or counter.last > opening.revision)
             if said:
-                changes.append(connection, own, now)
-                connection.execute(text("SELECT pg_notify(:channel, :seq)"), {"channel": CHANNEL, "seq": str(own.seq)})
-        self._deliver((*others, own) if said else others, mark, jobs)
+                self._close(connection, own, opening.now, counter)
+        self._deliver((*opening.others, own) if said else opening.others, mark, jobs)
 
-    def _behind(self, connection: Connection) -> tuple[Commit, ...]:
-        return () if self._cursor is None else changes.read(connection, self._cursor)
+    def _open(self, connection: Connection) -> _Opening:
+        """Take the lock, and read what was committed until then."""
+        after = self._cursor
+        statements = _OPEN.format(after=after or 0, most=0 if after is None else changes.READ_TOGETHER)
+        with _driver(connection).cursor() as cursor:
+            cursor.execute(statements.encode())
+            cursor.nextset()
+            (now, revision) = cursor.fetchone() or (0.0, 0)
+            cursor.nextset()
+            others = changes.commits_from(cursor.fetchall(), after or 0)
+        if len(others) == changes.READ_TOGETHER:
+            others += changes.read(connection, others[-1].seq)
+        return _Opening(self._now(float(now)), int(revision), tuple(others))
+
+    def _run(self, jobs: list[Job[Any]], connection: Connection, now: float, counter: Counter) -> None:
+        """Run the jobs, each behind a savepoint: what one that fails has done is undone, and nothing else."""
+        driver = _driver(connection)
+        driver.execute(b"SAVEPOINT job")
+        for job in jobs:
+            if not job.attempt(Tx(connection, now, counter)):
+                driver.execute(b"ROLLBACK TO SAVEPOINT job")
+            elif job is not jobs[-1]:
+                driver.execute(b"RELEASE SAVEPOINT job; SAVEPOINT job")
+
+    def _close(self, connection: Connection, own: Commit, now: float, counter: Counter) -> None:
+        """Write the log's line, and say so to the other controllers once it is committed."""
+        values = {"seq": own.seq, "at": now, "mark": own.mark, "body": changes.encode(own.changes, own.poked)}
+        connection.execute(_CLOSE, values | {"channel": CHANNEL, "said": str(own.seq), "revision": counter.last})
 
     def _last(self, connection: Connection, others: tuple[Commit, ...]) -> int:
         if others:
@@ -262,9 +308,11 @@ class SharedWriter:
 
     def _catch_up(self, jobs: list[Job[Any]], mark: str) -> bool:
         """Read the log. True: the jobs are in it, kept by an earlier try whose answer was lost."""
+        if self._cursor is None:
+            return False
         connection = self._connected()
         with connection.begin():
-            commits = self._behind(connection)
+            commits = changes.read(connection, self._cursor)
         kept = any(commit.mark == mark for commit in commits)
         self._deliver(commits, mark, jobs if kept else [])
         return kept
@@ -307,7 +355,7 @@ class SharedWriter:
         options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         with self._engine.connect().execution_options(**options) as connection, connection.begin():
             connection.execute(_UNHURRIED)
-            tx = Tx(connection, self._now(connection))
+            tx = Tx(connection, self._now(float(connection.execute(_NOW).scalar_one())))
             return function(tx), tx, changes.head(connection)
 
     def _connected(self) -> Connection:
@@ -322,10 +370,17 @@ class SharedWriter:
             self._connection = None
 
 
+def _driver(connection: Connection) -> "psycopg.Connection[Any]":
+    """Return the driver's own connection, for several statements in one round trip."""
+    found: psycopg.Connection[Any] | None = connection.connection.driver_connection
+    assert found is not None
+    return found
+
+
 def _is_passing(err: BaseException | None) -> bool:
     """Say whether the database, and not a bug, is what an error comes from. Undoing may have raised one over it."""
     while err is not None:
-        if isinstance(err, OperationalError | InterfaceError):
+        if isinstance(err, OperationalError | InterfaceError | psycopg.OperationalError | psycopg.InterfaceError):
             return True
         err = err.__context__
     return False

@@ -72,11 +72,24 @@ class Job(Generic[R]):
         except (OperationalError, InterfaceError):
             raise
         except Exception as err:  # the caller's: it gets it back
-            if tx.connection.invalidated:
-                raise  # it comes from a connection that broke, and is nobody's
             self.error = in_our_words(err)
         else:
             self.changes, self.poked = tx.changes, tx.poked
+
+    def attempt(self, tx: Tx) -> bool:
+        """Run it, and say whether it went well; else whoever asked for it undoes what it did. Raises like `run`."""
+        self.changes, self.poked, self.error = [], set(), None
+        try:
+            self.result = self.function(tx)
+        except (OperationalError, InterfaceError):
+            raise
+        except Exception as err:  # the caller's: it gets it back
+            if tx.connection.invalidated:
+                raise  # it comes from a connection that broke, and is nobody's
+            self.error = in_our_words(err)
+            return False
+        self.changes, self.poked = tx.changes, tx.poked
+        return True
 
     def lose(self, error: Exception) -> None:
         """The transaction was not committed."""

@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,8 +15,10 @@ from common.ids import Id, RequestId
 from common.kinds import kind_named
 from controller.kinds import admission
 from controller.kinds.admission import Admission, Context, NewResource
-from controller.store import tables
-from controller.store.rows import Event
+from controller.loop.loop import OTHERS_FIRST_S
+from controller.store import queue, tables
+from controller.store.rows import Event, QueueRow
+from controller.store.tx import Tx
 from tests.crew import checks
 from tests.crew.sharing import SharingController
 from tests.crew.world import CrewWorld
@@ -79,7 +81,31 @@ def test_a_machine_placed_by_one_controller_is_finished_by_the_one_with_its_host
         world.asked += 1
         world.run(0.05)
     checks.all_running(cloud, world, 9)
-    assert world.now - started < 6.0, "waited for a retry, not for news"
+    assert world.now - started < OTHERS_FIRST_S, "waited until it was looked at anyway"
+
+
+def test_what_one_controller_changed_the_others_leave_to_it_for_a_while(
+    cloud: Cloud, world: CrewWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud.create("image", "shop", "empty")
+    world.run(10)
+    taken: list[tuple[str, float]] = []
+    take = queue.take
+
+    def noted(tx: Tx, worker: str, resources: Sequence[Id]) -> tuple[QueueRow, ...]:
+        taken.extend((worker, world.now) for _ in resources)
+        return take(tx, worker, resources)
+
+    monkeypatch.setattr(queue, "take", noted)
+    asked = world.controller
+    assert isinstance(asked, SharingController)
+    began = world.now
+    cloud.create("vm", "shop", "waits", image="empty", size="small")
+    world.run(OTHERS_FIRST_S / 2)
+    assert {worker for worker, _ in taken} == {asked.crew.me.id}
+    world.run(OTHERS_FIRST_S)
+    assert {worker for worker, _ in taken} == {one.crew.me.id for one in world.alive()}
+    assert world.now - began < 2 * OTHERS_FIRST_S
 
 
 def test_a_controllers_hosts_and_work_are_another_ones_within_seconds(cloud: Cloud, world: CrewWorld) -> None:
@@ -111,8 +137,9 @@ def test_a_dead_controllers_lease_is_given_up(cloud: Cloud, world: CrewWorld) ->
 
 
 def test_a_host_that_was_forgotten_by_mistake_is_noted_again(cloud: Cloud, world: CrewWorld) -> None:
-    buried = world.alive()[0]
-    other = world.alive()[1]
+    buried = world.controllers[world.at["h0"]]
+    other = next(one for one in world.alive() if one is not buried)
+    assert buried
     world.within(other.name, lambda one: one.store.bury(buried.crew.me.id))
     world.run(0.05)
     assert not other.crew.others or buried.crew.me not in other.crew.others
