@@ -1,4 +1,4 @@
-"""A real PostgreSQL, from Debian's package: a cluster of a test's own in its directory, on a unix socket, with fsync."""
+"""A real PostgreSQL from Debian's package: a cluster of a test's own, on a unix socket, with fsync."""
 
 import os
 import pwd
