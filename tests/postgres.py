@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own: made, run and removed by them, as a user that is not root."""
+"""A real PostgreSQL from Debian's package: a cluster of a test's own, on a unix socket, with fsync."""
 
 import os
 import pwd

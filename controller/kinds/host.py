@@ -70,10 +70,15 @@ def capacity_of(host: HostId, spec: HostSpec, inventory: Inventory) -> Capacity:
     memory = max(0, inventory.memory_mib - spec.reserved_memory_mib)
     return Capacity(
         host=host,
-        vcpus=int(inventory.cpu_threads * spec.cpu_overcommit),
-        memory_mib=int(memory * spec.memory_overcommit),
-        disk_gib=inventory.disk_gib,
+        vcpus=_bounded(inventory.cpu_threads * spec.cpu_overcommit),
+        memory_mib=_bounded(memory * spec.memory_overcommit),
+        disk_gib=_bounded(inventory.disk_gib),
     )
+
+
+def _bounded(wanted: float) -> int:
+    """Keep what a host claims to have within what a column holds, twice over: sums of it are taken."""
+    return int(min(max(0, wanted), 2**30))
 
 
 def _status(row: AnyResource, seen: WorkingSet, host: HostId, now: float) -> HostStatus:

@@ -36,11 +36,12 @@ async def run_store(engine: Engine, clock: Clock) -> AsyncIterator[Store]:
         async with GroupWriter(engine, clock, feed.committed) as alone:
             yield Store(alone, feed)
         return
+    tasks = asyncio.TaskGroup()
     async with SharedWriter(engine, feed, everything) as shared:
-        # Owned here and not by a TaskGroup, which would wrap what the block raises, for people to read.
-        following = asyncio.create_task(shared.follow(), name="follow")
+        await tasks.__aenter__()
+        following = tasks.create_task(shared.follow(), name="follow")
         try:
             yield Store(shared, feed, shared=True)
         finally:
             following.cancel()
-            await asyncio.wait([following])
+            await tasks.__aexit__(None, None, None)  # is not told what the block raises: it would wrap it in a group

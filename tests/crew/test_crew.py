@@ -19,9 +19,9 @@ from controller.loop.loop import OTHERS_FIRST_S
 from controller.store import queue, tables
 from controller.store.rows import Event, QueueRow
 from controller.store.tx import Tx
-from tests.crew import checks
+from tests.crew import crew_checks as checks
+from tests.crew.crew_world import CrewWorld
 from tests.crew.sharing import SharingController
-from tests.crew.world import CrewWorld
 from tests.sim import checks as sim_checks
 from tests.sim.cloud import OPERATOR, Cloud
 from tests.sim.lives import prepare

@@ -1,7 +1,7 @@
 """What must be so in a world with several controllers."""
 
 from controller.fleet.audit import compare
-from tests.crew.world import CrewWorld
+from tests.crew.crew_world import CrewWorld
 from tests.sim import checks
 from tests.sim.cloud import Cloud
 from tests.sim.process import Agent
