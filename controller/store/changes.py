@@ -27,6 +27,7 @@ from controller.store.rows import (
     Enrolment,
     Event,
     Gone,
+    Grave,
     Link,
     Operation,
     Placement,
@@ -42,7 +43,7 @@ KEPT_S = 600.0
 READ_TOGETHER = 512
 """Commits that are read at a time."""
 
-_TYPED = (Placement, Capacity, Address, Vni, Document, Operation, Event, Token, Enrolment, Controller, Link)
+_TYPED = (Placement, Capacity, Address, Vni, Document, Operation, Event, Token, Enrolment, Grave, Controller, Link)
 _TYPES: dict[str, Any] = {one.__name__: one for one in _TYPED}
 _RESOURCE = "Resource"
 
