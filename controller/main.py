@@ -24,6 +24,7 @@ from common.sockets import notify, take_listeners
 from controller import bootstrap, config
 from controller.api.app import Parts, make_app
 from controller.config import Config, split_listen
+from controller.fleet.auditor import Auditor
 from controller.fleet.hosts import Hosts
 from controller.fleet.link import LinkServer, serve
 from controller.fleet.sessions import Sessions
@@ -160,6 +161,9 @@ async def _run(settings: Config) -> None:
         running = [
             tasks.create_task(loop.run(), name="loop"),
             tasks.create_task(hosts.run(), name="hosts"),
+            tasks.create_task(
+                Auditor(store, hosts.audit, system_clock, every_s=settings.audit.every_s).run(), name="auditor"
+            ),
         ]
         context = authority.server_context()
         running.append(tasks.create_task(_renew(authority, context, settings), name="renewal"))
