@@ -83,6 +83,15 @@ class LinkSection(Section, frozen=True):
     ] = ("127.0.0.1", "localhost")
 
 
+class AuditSection(Section, frozen=True):
+    """The audit that goes on all the time: what hosts should have, beside what they find on themselves."""
+
+    every_s: Annotated[
+        float,
+        msgspec.Meta(ge=0, le=86400, description="seconds in which each host is audited once; 0: never"),
+    ] = 300.0
+
+
 class LogSection(Section, frozen=True):
     """What is written to standard error: JSON lines, or colours on a terminal."""
 
@@ -97,6 +106,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     controller: ControllerSection = ControllerSection()
     api: ApiSection = ApiSection()
     link: LinkSection = LinkSection()
+    audit: AuditSection = AuditSection()
     log: LogSection = LogSection()
 
     @property

@@ -25,6 +25,7 @@ from controller import bootstrap, config
 from controller.api.app import Parts, make_app
 from controller.api.relay import PREFIX, Relay, only_controllers
 from controller.config import Config, split_listen
+from controller.fleet.auditor import Auditor
 from controller.fleet.crew import Crew
 from controller.fleet.hosts import ALONE, Hosts
 from controller.fleet.link import LinkServer, serve
@@ -166,6 +167,9 @@ async def _run(settings: Config) -> None:
         running = [
             tasks.create_task(loop.run(), name="loop"),
             tasks.create_task(hosts.run(), name="hosts"),
+            tasks.create_task(
+                Auditor(store, hosts.audit, system_clock, every_s=settings.audit.every_s).run(), name="auditor"
+            ),
         ]
         if crew:
             replicas = Replicas(store, blobs, me, authority.peer_context())

@@ -61,6 +61,7 @@ HOST = Kind(
     extras=(
         Extra(name="token", method="POST", summary="Give a new one-time join token.", role=Role.ADMIN),
         Extra(name="audit", method="GET", summary="Compare wish and reality on the host.", role=Role.READER),
+        Extra(name="repair", method="POST", summary="Repair what an audit of the host finds.", role=Role.ADMIN),
     ),
     create=Role.ADMIN,
     change=Role.ADMIN,

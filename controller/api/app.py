@@ -132,11 +132,12 @@ class _Bound:
             "operations.cancel": operations.cancel,
             "events": Events(store, door, waiting, parts.heartbeat_s).read,
             "watch": Watching(store, door, waiting, parts.heartbeat_s).watch,
+            "audit": Trail(store).overview,
             "audit.verify": Trail(store).verify,
         }
         self._extras = extras(
             self._resources,
-            HostExtras(store, fleet),
+            HostExtras(store, fleet, contexts, committer),
             Upload(store, contexts, committer, blobs=parts.blobs, limit_bytes=limit_bytes, entropy=parts.entropy),
             VmExtras(store, fleet, door, waiting),
         )

@@ -1,14 +1,16 @@
 """The audit trail's own part of the API: what was refused is an event too, and the chain of events can be verified."""
 
 import re
+from collections.abc import Iterable
 
+import msgspec
 import structlog
 from aiohttp import web
 
 from common.clock import Clock
 from common.codec import to_json
 from common.errors import Conflict, Denied, PreconditionFailed, QuotaExceeded, SkerryError, Temporary
-from common.ids import Id
+from common.ids import HostId, Id
 from common.kinds.kind import SYSTEM_PROJECT, AnyResource, Scope
 from controller.api.call import Call, Door
 from controller.api.ports import Store
@@ -17,6 +19,7 @@ from controller.api.render import answer
 from controller.api.routes import Route
 from controller.auth.caller import Caller
 from controller.store.rows import Event, EventResult, Head
+from controller.store.working import HostView
 
 log = structlog.get_logger(__name__)
 
@@ -108,21 +111,49 @@ def _project(caller: Caller, route: Route, asked: str) -> str:
     return "" if caller.project == SYSTEM_PROJECT else caller.project
 
 
+class Audited(msgspec.Struct, frozen=True, kw_only=True):
+    """What the last audit of one host found."""
+
+    host: str
+    connected: bool
+    at: float | None
+    """When it was; None: there was none since this controller started."""
+    differences: int
+    since: float | None
+    """Since when there are differences, or (0) none."""
+
+
+class Overview(msgspec.Struct, frozen=True, kw_only=True):
+    """What the audits of all hosts found, which go on all the time."""
+
+    differences: int
+    since: float | None
+    """Since when there are some, or (0) none on any host; None: no host was audited yet."""
+    hosts: tuple[Audited, ...]
+
+
 class Trail:
-    """The handler that verifies the chain of events."""
+    """The handlers that say whether wish, reality and history agree."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
+
+    async def overview(self, call: Call) -> web.Response:
+        """Answer what the last audit of each host found."""
+        refuse_unknown(call.request.query, ())
+        _require_system(call.caller, "see what audits find")
+        seen = self._store.seen
+        hosts = tuple(_audited(row.name, seen.host(HostId(row.id))) for row in _by_name(seen.of_kind("host")))
+        bad_ones = [one.since for one in hosts if one.differences and one.since is not None]
+        good_ones = [one.since for one in hosts if one.since is not None]
+        since = min(bad_ones) if bad_ones else max(good_ones, default=None)
+        return answer(Overview(differences=sum(one.differences for one in hosts), since=since, hosts=hosts))
 
     async def verify(self, call: Call) -> web.Response:
         """Answer whether history is as it was written, and the chain's head. It covers all projects."""
         query = call.request.query
         refuse_unknown(query, VERIFY_PARAMETERS)
-        if call.caller.project != SYSTEM_PROJECT:
-            raise Denied(
-                f"{call.caller.actor} can't verify the events: they are every project's",
-                fix=f"use a token of project {SYSTEM_PROJECT}; a reader will do",
-            )
+        _require_system(call.caller, "verify the events")
         if ("seq" in query) != ("hash" in query):
             raise bad("seq", "a noted head is a seq and a hash", "give both, or neither")
         noted = None
@@ -131,3 +162,26 @@ class Trail:
                 raise bad("hash", "is not 64 hex digits", "give the hash as it was shown")
             noted = Head(seq=integer(query, "seq", 0, 1, 2**63 - 1), hash=query["hash"])
         return answer(await self._store.verify(noted))
+
+
+def _require_system(caller: Caller, what: str) -> None:
+    if caller.project != SYSTEM_PROJECT:
+        raise Denied(
+            f"{caller.actor} can't {what}: that is about every project",
+            fix=f"use a token of project {SYSTEM_PROJECT}; a reader will do",
+        )
+
+
+def _by_name(rows: Iterable[AnyResource]) -> list[AnyResource]:
+    return sorted(rows, key=lambda row: row.name)
+
+
+def _audited(name: str, view: HostView) -> Audited:
+    last = view.audited
+    return Audited(
+        host=name,
+        connected=view.connected,
+        at=last.at if last else None,
+        differences=last.differences if last else 0,
+        since=last.since if last else None,
+    )

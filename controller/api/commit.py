@@ -53,12 +53,14 @@ class Committer:
         self._clock = clock
         self._fingerprint = authority_fingerprint
 
-    async def answer(self, call: Call, make: Callable[[], Admission]) -> web.Response:
+    async def answer(
+        self, call: Call, make: Callable[[], Admission], more: Mapping[str, object] | None = None
+    ) -> web.Response:
         """Commit what `make` admits, and answer what came of it. `make` looks anew at every try, so that a Conflict
         that stays is one that the caller has to solve. What the same key asked for before is answered as it was then;
-        a dry run does the same as far as the commit, and takes it back."""
+        a dry run does the same as far as the commit, and takes it back. `more` is shown beside the rest."""
         if flag(call.request.query, "dry_run"):
-            return await self._again_where_overtaken(lambda: self._rehearsed(call, make()))
+            return await self._again_where_overtaken(lambda: self._rehearsed(call, make(), more or {}))
         once = await once_of(call)
         try:
             done = await self._again_where_overtaken(
@@ -73,7 +75,7 @@ class Committer:
             if once and (first := await self._store.recall(once)):
                 return self._repeated(call, first)
             raise
-        return self._accepted(call, done)
+        return self._accepted(call, done, more or {})
 
     async def _again_where_overtaken(self, tried: Callable[[], Awaitable[T]]) -> T:
         for _ in range(TRIES - 1):
@@ -86,7 +88,7 @@ class Committer:
                 log.info("request overtaken, admitted anew", why=err.detail)
         return await tried()
 
-    async def _rehearsed(self, call: Call, admitted: Admission) -> web.Response:
+    async def _rehearsed(self, call: Call, admitted: Admission, more: Mapping[str, object]) -> web.Response:
         intent = self._intent(admitted)
         found = await self._store.rehearse(admitted, intent.writes)
         seen = self._store.seen
@@ -96,16 +98,16 @@ class Committer:
             "resource": resource_view(found.resource),
             "names": names_of([found.resource], seen, call.caller),
         }
-        return answer(body | msgspec.structs.asdict(shown))
+        return answer(body | msgspec.structs.asdict(shown) | dict(more))
 
     def _intent(self, admitted: Admission) -> Intent:
         row = admitted.resource
         outcome = planner_of(row.kind).plan(row, self._store.seen, self._clock())
         return Intent(outcome=outcome, choice=self._choose(outcome.demand) if isinstance(outcome, Place) else None)
 
-    def _accepted(self, call: Call, done: Admission) -> web.Response:
+    def _accepted(self, call: Call, done: Admission, more: Mapping[str, object]) -> web.Response:
         shown = self._shown(done.resource, done.revealed)
-        return self._accept(call, done.resource, done.operation, {"revealed": shown} if shown else {})
+        return self._accept(call, done.resource, done.operation, {**more, **({"revealed": shown} if shown else {})})
 
     def _repeated(self, call: Call, first: First) -> web.Response:
         log.info("request repeated, answered as before", operation=first.operation.id)
@@ -114,7 +116,7 @@ class Committer:
         response.headers["Idempotency-Replayed"] = "true"
         return response
 
-    def _accept(self, call: Call, row: AnyResource, operation: Operation, more: Mapping[str, str]) -> web.Response:
+    def _accept(self, call: Call, row: AnyResource, operation: Operation, more: Mapping[str, object]) -> web.Response:
         body = {
             "resource": resource_view(row),
             "operation": operation_view(operation),

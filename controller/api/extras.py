@@ -1,6 +1,7 @@
 """The routes that are neither CRUD nor a verb: which handler serves which extra of which kind."""
 
 import asyncio
+from typing import Any
 
 from aiohttp import web
 
@@ -10,7 +11,9 @@ from common.kinds.host import HOST
 from common.kinds.kind import SYSTEM_PROJECT, AnyResource
 from common.kinds.vm import VM
 from common.protocol import AttachConsole, ReadSerialLog
-from controller.api.call import Call, Door, Handler
+from controller.api.body import refuse_body
+from controller.api.call import Call, Contexts, Door, Handler
+from controller.api.commit import MUTATION_PARAMETERS, Committer
 from controller.api.console import bridge, require_upgrade
 from controller.api.ports import Fleet, Session, Store
 from controller.api.query import integer, refuse_unknown
@@ -19,6 +22,8 @@ from controller.api.resources import Resources, found, own
 from controller.api.upload import Upload
 from controller.api.waiting import Waiting
 from controller.api.why import EVENTS, explain
+from controller.kinds import admission
+from controller.kinds.admission import Admission
 from controller.store.rows import EventQuery
 
 CALL_LIMIT_S = 30.0
@@ -28,6 +33,7 @@ LOG_DEFAULT_BYTES, LOG_MOST_BYTES = 64 * 1024, 1024 * 1024
 OF_A_HOST = frozenset({("host", "audit"), ("vm", "console"), ("vm", "log"), ("vm", "why")})
 """What only the controller that has the host's link can answer."""
 
+REPAIR_PARAMETERS = {"plan": "carry out only this plan, as a dry run named it; 409 where it is another by now"}
 LOG_PARAMETERS = {"tail_bytes": f"how much of its end, 1 to {LOG_MOST_BYTES}"}
 
 
@@ -42,6 +48,7 @@ def extras(
     return {
         ("host", "token"): token,
         ("host", "audit"): hosts.audit,
+        ("host", "repair"): hosts.repair,
         ("image", "content"): upload.receive,
         ("vm", "console"): vms.console,
         ("vm", "log"): vms.log,
@@ -52,25 +59,51 @@ def extras(
 class HostExtras:
     """What is asked of a host as a whole."""
 
-    def __init__(self, store: Store, fleet: Fleet) -> None:
+    def __init__(self, store: Store, fleet: Fleet, contexts: Contexts, committer: Committer) -> None:
         self._store = store
         self._fleet = fleet
+        self._contexts = contexts
+        self._committer = committer
 
     async def audit(self, call: Call) -> web.Response:
         """Answer every difference between wish and reality. It shows all projects' things: for the system project."""
         refuse_unknown(call.request.query, ())
+        row = found(self._store.seen, call.caller, HOST, "", call.name)
+        differences = await self._differences(call, row)
+        return answer({"host": row.name, "clean": not differences, "items": differences})
+
+    async def repair(self, call: Call) -> web.Response:
+        """Repair what an audit finds now: that very plan, where the caller names one that it was shown."""
+        query = call.request.query
+        refuse_unknown(query, (*REPAIR_PARAMETERS, *MUTATION_PARAMETERS))
+        await refuse_body(call.request)
+        row = found(self._store.seen, call.caller, HOST, "", call.name)
+        differences = await self._differences(call, row)
+        plan = self._fleet.plan_repairs(HostId(row.id), differences, call.caller.request)
+        if (shown := query.get("plan")) is not None and shown != plan.digest:
+            raise Conflict(
+                f"host {row.name} differs in other ways than when plan {shown[:40]} was made",
+                fix="look at the plan again (dry_run=true), then send its new name",
+            )
+        said = f"{len(plan.repairs)} differences, {len(plan.writes)} repairs"
+
+        def make() -> Admission:
+            fresh = found(self._store.seen, call.caller, HOST, "", call.name)
+            return admission.repair(self._contexts.of(call.caller), fresh, plan.writes, said)
+
+        return await self._committer.answer(call, make, {"repairs": plan.repairs, "plan": plan.digest})
+
+    async def _differences(self, call: Call, row: AnyResource) -> tuple[Any, ...]:
         if call.caller.project != SYSTEM_PROJECT:
             raise Denied(
                 f"{call.caller.actor} can't audit a host: it shows what every project has there",
                 fix=f"use a token of project {SYSTEM_PROJECT}",
             )
-        row = found(self._store.seen, call.caller, HOST, "", call.name)
         try:
             async with asyncio.timeout(AUDIT_LIMIT_S):
-                differences = await self._fleet.audit(HostId(row.id), call.caller.request)
+                return await self._fleet.audit(HostId(row.id), call.caller.request)
         except TimeoutError as err:
             raise Temporary(f"host {row.name} gave no audit in {AUDIT_LIMIT_S:g} s", fix="try again") from err
-        return answer({"host": row.name, "clean": not differences, "items": differences})
 
 
 class VmExtras:

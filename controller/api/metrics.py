@@ -72,6 +72,10 @@ METRICS: tuple[Shown, ...] = (
     Shown(name="skerry_host_vcpus_sold", type="gauge", summary="vCPUs the host has sold.", labels=_HOST),
     Shown(name="skerry_host_memory_sellable_bytes", type="gauge", summary="Memory the host may sell.", labels=_HOST),
     Shown(name="skerry_host_memory_sold_bytes", type="gauge", summary="Memory the host has sold.", labels=_HOST),
+    Shown(
+        name="skerry_host_differences", type="gauge", labels=_HOST,
+        summary="Differences between wish and reality that the last audit of the host found.",
+    ),
     Shown(name="skerry_vm_cpu_seconds", type="counter", summary="CPU time the guest used since its start.", labels=_VM),
     Shown(name="skerry_vm_memory_used_bytes", type="gauge", summary="Memory the guest uses on its host.", labels=_VM),
     Shown(name="skerry_vm_disk_read_bytes", type="counter", summary="Bytes the guest read from disks.", labels=_VM),
@@ -186,6 +190,7 @@ def _hosts(seen: WorkingSet) -> dict[str, Samples]:
     selling = [(row, seen.capacity(HostId(row.id)), seen.used(HostId(row.id))) for row, _ in hosts]
     return {
         "skerry_host_connected": [((row.name,), float(view.connected)) for row, view in hosts],
+        "skerry_host_differences": [((row.name,), view.audited.differences) for row, view in hosts if view.audited],
         "skerry_host_memory_bytes": [
             ((row.name,), view.inventory.memory_mib * MIB) for row, view in hosts if view.inventory
         ],

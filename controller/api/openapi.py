@@ -11,6 +11,7 @@ from common.errors import ERRORS, Problem
 from common.kinds import KINDS
 from common.kinds.kind import AnyKind, Resource, fields
 from controller.api import audit, events, extras, operations, watch
+from controller.api.audit import Overview
 from controller.api.commit import KEY_HEADER, KEYED, MUTATION_PARAMETERS
 from controller.api.preview import Preview
 from controller.api.query import LIST_PARAMETERS
@@ -28,13 +29,14 @@ QUERIES: Mapping[str, Mapping[str, str]] = {
     "events": events.PARAMETERS,
     "watch": watch.PARAMETERS,
     "audit.verify": audit.VERIFY_PARAMETERS,
+    "host.repair": extras.REPAIR_PARAMETERS,
     "vm.log": extras.LOG_PARAMETERS,
 }
 """The query parameters of routes other than lists, by route name."""
 
 _INTEGERS = frozenset({"limit", "wait_s", "from", "seen", "seq", "tail_bytes"})
 _CHANGES = frozenset({"create", "change", "delete", "verb", "operations.cancel"})
-_ACCEPTED_EXTRAS = frozenset({"image.content", "host.token"})
+_ACCEPTED_EXTRAS = frozenset({"image.content", "host.token", "host.repair"})
 
 
 def openapi(version: str) -> Json:
@@ -221,6 +223,8 @@ def _general_success(route: Route) -> Json:
         case "watch":
             said = "put, gone, operation, bookmark and resync events without end."
             return {"200": {"description": said, "content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+        case "audit":
+            return {"200": _json("Overview", "What the audits found, host by host.")}
         case "audit.verify":
             return {"200": _json("Verified", "What was found, and the chain's head.")}
         case "whoami":
@@ -270,7 +274,7 @@ def _problem_response(status: int) -> Json:
 
 
 def _schemas() -> Json:
-    views = (OperationOne, OperationView, EventView, Preview, Verified, WhoAmI, Why)
+    views = (Overview, OperationOne, OperationView, EventView, Preview, Verified, WhoAmI, Why)
     types: list[Any] = [Problem, *views, NewResource, Patch]
     for kind in KINDS:
         types += [kind.spec, kind.status]

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -100,6 +100,25 @@ class Session(Protocol):
         ...
 
 
+class RepairPlan(Protocol):
+    """What is to be done about the differences of one host."""
+
+    @property
+    def repairs(self) -> tuple[msgspec.Struct, ...]:
+        """Each difference, with what is done about it and why."""
+        ...
+
+    @property
+    def writes(self) -> tuple[AnyWrite, ...]:
+        """What is committed."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """A name for this very plan."""
+        ...
+
+
 class Fleet(Protocol):
     """Who is connected."""
 
@@ -107,8 +126,12 @@ class Fleet(Protocol):
         """Return a host's session; None while it is not connected."""
         ...
 
-    async def audit(self, host: HostId, request: RequestId) -> tuple[msgspec.Struct, ...]:
+    async def audit(self, host: HostId, request: RequestId) -> tuple[Any, ...]:
         """Compare wish and reality on a host. Raises Temporary where the host can't be asked."""
+        ...
+
+    def plan_repairs(self, host: HostId, differences: tuple[Any, ...], request: RequestId) -> RepairPlan:
+        """Decide what is done about what an audit found."""
         ...
 
 

@@ -76,6 +76,9 @@ _API_WORDS = """Everything is JSON under `/v1`. The whole of it, with every fiel
 - **History**: every change is an event, with who asked for it, the spec before and after, and as `result` how it was
   answered (accepted, denied, conflict) and how it ended (done, failed, cancelled). Events are chained by hashes;
   `GET /v1/audit/verify` says whether any was changed, removed, inserted or moved since.
+- **Auditing**: all the time each host is asked what is on it, and that is held against what should be
+  (`audit.every_s`); `GET /v1/audit` says what was found and since when. `POST /v1/hosts/{name}/repair` repairs what an
+  audit finds now; with `dry_run=true` it shows the plan, whose name `plan` it takes back.
 - **Request ids**: every answer has `X-Request-Id`, which is also in the log and on the event; a caller may send its
   own."""
 

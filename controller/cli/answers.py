@@ -144,6 +144,22 @@ class Told(Answer, frozen=True):
     why: str = ""
 
 
+class Audited(Answer, frozen=True):
+    """What the last audit of one host found."""
+
+    host: str
+    at: float | None = None
+    differences: int = 0
+
+
+class Audits(Answer, frozen=True):
+    """What the audits of all hosts found."""
+
+    differences: int
+    since: float | None = None
+    hosts: tuple[Audited, ...] = ()
+
+
 class Head(Answer, frozen=True):
     """The last event of the chain."""
 

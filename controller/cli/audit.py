@@ -5,7 +5,7 @@ import msgspec
 
 from controller.cli.answers import Answer, Verified
 from controller.cli.client import Client
-from controller.cli.extras import by_kind
+from controller.cli.extras import alias, by_kind
 from controller.cli.parts import connection_options, examples, form_option
 from controller.cli.render import NOTHING, print_data, print_table
 from controller.cli.session import form, talk
@@ -54,7 +54,9 @@ def _print(found: Audit) -> None:
 
 def group() -> click.Group:
     """Return the `audit` group."""
-    found = by_kind("audit", "audit", "Compare wish and reality, and verify history.", "skerry audit host h1")
+    summary = "Compare wish and reality, repair what differs, and verify history."
+    found = by_kind("audit", "audit", summary, "skerry audit host h1")
+    found.add_command(alias("host", "repair"), "repair")
     found.add_command(_verify(), "verify")
     return found
 

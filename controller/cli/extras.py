@@ -79,6 +79,26 @@ def host_audit(kind: AnyKind, extra: Extra) -> click.Command:
     )
 
 
+def host_repair(kind: AnyKind, extra: Extra) -> click.Command:
+    """Return `skerry host repair NAME`."""
+
+    def run(name: str, dry_run: bool, wait: bool, timeout: float) -> None:
+        from controller.cli.repair import repair  # noqa: PLC0415
+
+        talk(lambda client: repair(client, kind, name, dry_run=dry_run, wait_s=timeout if wait else 0.0))
+
+    return click.Command(
+        "repair",
+        callback=run,
+        short_help=extra.summary,
+        help=f"{extra.summary} Prints what is done about each difference, then does that and nothing else: what is "
+        "missing is sent again, claims of what is gone are given back, and what nobody owns is destroyed. What anybody "
+        "owns is left alone. Exits 1 where differences stay.\n\n"
+        + examples("skerry audit repair h1 --dry-run", "skerry audit repair h1 --wait"),
+        params=[*_params(kind), *wait_options(), dry_run_option()],
+    )
+
+
 # --- image --------------------------------------------------------------------------------------------------------
 
 
@@ -191,6 +211,7 @@ def vm_why(kind: AnyKind, extra: Extra) -> click.Command:
 EXTRAS: dict[tuple[str, str], Build] = {
     ("host", "token"): host_token,
     ("host", "audit"): host_audit,
+    ("host", "repair"): host_repair,
     ("image", "content"): image_upload,
     ("vm", "console"): vm_console,
     ("vm", "log"): vm_log,

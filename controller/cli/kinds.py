@@ -21,7 +21,7 @@ from controller.cli.session import talk
 
 if TYPE_CHECKING:
     from controller.cli.answers import Accepted, Many, One
-    from controller.cli.client import Client, Query
+    from controller.cli.client import Client
     from controller.cli.watch import Choice
 
 CHANGE_TRIES = 5
@@ -103,7 +103,9 @@ def list_command(kind: AnyKind) -> click.Command:
     )
 
 
-async def _follow(client: "Client", kind: AnyKind, labels: "Query", choice: "Choice", revision: int) -> None:
+async def _follow(
+    client: "Client", kind: AnyKind, labels: tuple[tuple[str, str], ...], choice: "Choice", revision: int
+) -> None:
     """Go on with what changes in a list behind the revision at which it was read."""
     from controller.cli.watch import follow  # noqa: PLC0415
 

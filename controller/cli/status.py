@@ -3,13 +3,15 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime
 
 import click
 import msgspec
 
 from common.kinds import kind_named
-from controller.cli.answers import OperationShown, Shown, WhoAmI, shown
+from controller.cli.answers import Audits, OperationShown, Shown, WhoAmI, shown
 from controller.cli.client import Client
+from controller.cli.failures import Refused
 from controller.cli.parts import connection_options, examples, form_option
 from controller.cli.render import age, print_data, print_pairs, print_table
 from controller.cli.session import form, talk
@@ -48,6 +50,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     vms: tuple[Shown, ...]
     blocked: tuple[OperationShown, ...]
     project: str
+    audits: Audits | None
+    """None: the token may not see them."""
 
 
 def status_command() -> click.Command:
@@ -82,7 +86,29 @@ async def _overview(client: Client) -> Overview:
             ]
         ),
         project=client.connection.project,
+        audits=await _audits(client),
     )
+
+
+async def _audits(client: Client) -> Audits | None:
+    try:
+        return await client.read("GET", "/v1/audit", Audits)
+    except Refused as err:
+        if err.problem.status != 403:
+            raise
+        return None
+
+
+def _differences(audits: Audits) -> str:
+    """Say whether wish and reality agree, since when, and on which hosts they don't."""
+    if audits.since is None:
+        return "not audited yet"
+    at = datetime.fromtimestamp(audits.since).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    looked = [one for one in audits.hosts if one.at is not None]
+    if not audits.differences:
+        return f"0 since {at} ({len(looked)} of {len(audits.hosts)} hosts audited)"
+    named = ", ".join(f"{one.host} {one.differences}" for one in looked if one.differences)
+    return f"{audits.differences} since {at} (on {named}): skerry audit repair HOST --dry-run"
 
 
 async def _all(client: Client, kind: str) -> tuple[Shown, ...]:
@@ -101,6 +127,7 @@ def _counted(overview: Overview) -> dict[str, object]:
         "vms": _by_state(overview.vms),
         "project": overview.project,
         "blocked": [operation.id for operation in overview.blocked],
+        **({"audits": msgspec.to_builtins(overview.audits)} if overview.audits else {}),
     }
 
 
@@ -113,6 +140,7 @@ def _print(overview: Overview) -> None:
             ("hosts", words(overview.hosts)),
             (f"vms of project {overview.project}", words(overview.vms)),
             ("blocked", str(len(overview.blocked)) if overview.blocked else "nothing"),
+            *((("differences", _differences(overview.audits)),) if overview.audits else ()),
         ]
     )
     if overview.blocked:

@@ -49,7 +49,7 @@ def compare(seen: WorkingSet, host: HostId, found: Iterable[Found]) -> tuple[Dif
         if isinstance(document.doc, PortDoc):
             spoken_of.add(document.doc.vm)
         if not document.gone:
-            wanted.update(_things(document.doc, host))
+            wanted.update(things(document.doc, host))
     return (
         *(_missing(seen, thing, owner) for thing, owner in sorted(wanted.items()) if thing not in there),
         *(_orphan(seen, one) for one in _orphans(there, known, spoken_of)),
@@ -57,7 +57,7 @@ def compare(seen: WorkingSet, host: HostId, found: Iterable[Found]) -> tuple[Dif
     )
 
 
-def _things(doc: AnyDoc, host: HostId) -> Iterator[tuple[Thing, Id]]:
+def things(doc: AnyDoc, host: HostId) -> Iterator[tuple[Thing, Id]]:
     """Give what must exist for a document, named as the agent's survey names it. A stopped machine has a domain, and
     neither tap nor the entry that ties its MAC to one."""
     match doc:

@@ -37,6 +37,7 @@ from common.protocol import (
 from common.secret import digest_of
 from common.tls import Peer
 from controller.fleet.audit import Difference, compare
+from controller.fleet.repair import Plan, plan_repairs
 from controller.fleet.sessions import Session, Sessions, Told
 from controller.pki.authority import Authority
 from controller.store.rows import Change, Document, Enrolment, Event, Link, Put
@@ -358,6 +359,10 @@ class Hosts:
         raw = await session.call(Survey(), request)
         found = from_pack(raw, tuple[Found, ...], f"the survey of host {row.name}")
         return compare(self._seen, host, found)
+
+    def plan_repairs(self, host: HostId, differences: Iterable[Difference], request: RequestId) -> Plan:
+        """Decide what is done about each difference that an audit found."""
+        return plan_repairs(self._seen, host, differences, request)
 
     # --- small things ---------------------------------------------------------------------------------------------
 

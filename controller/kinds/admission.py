@@ -138,6 +138,14 @@ def reissue(context: Context, row: AnyResource) -> Admission:
     return _admission(context, "token", after, row, writes=writes, revealed=revealed)
 
 
+def repair(context: Context, row: AnyResource, writes: tuple[AnyWrite, ...], said: str) -> Admission:
+    """Admit what an audit of a host found to be repaired."""
+    _refuse_deleting(row)
+    after = msgspec.structs.replace(row, generation=row.generation + 1)
+    admitted = _admission(context, "repair", after, row, writes=writes)
+    return msgspec.structs.replace(admitted, event=msgspec.structs.replace(admitted.event, message=said))
+
+
 def delete(context: Context, row: AnyResource) -> Admission:
     """Admit a deletion: accepted in every state of the thing, refused only while others that are wanted use it."""
     if row.owner is not None and (owner := context.seen.get(row.owner)) and owner.deleted_at is None:

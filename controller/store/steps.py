@@ -5,6 +5,7 @@ from sqlalchemy import delete, insert, select, update
 
 from common.codec import to_json
 from common.documents import key_of
+from common.errors import Conflict
 from common.ids import HostId, Id, Revision
 from common.kinds import kind_named
 from common.kinds.kind import Resource
@@ -14,6 +15,7 @@ from controller.store.rows import Capacity, Document, Enrolment, Token
 from controller.store.tx import Tx, document_from, resource_values
 from controller.store.writes import (
     AnyWrite,
+    BuryOrphan,
     ClaimAddress,
     ClaimVni,
     CreateChild,
@@ -64,6 +66,8 @@ def _apply(tx: Tx, write: AnyWrite) -> None:  # noqa: PLR0912 - a table of the u
             _put_document(tx, write)
         case Tombstone():
             _tombstone(tx, write)
+        case BuryOrphan():
+            _bury_orphan(tx, write)
         case ForgetHost():
             _forget_host(tx, write.host)
         case PutToken():
@@ -149,6 +153,28 @@ def _tombstone(tx: Tx, wanted: Tombstone) -> None:
         tx.put(document_from(row))
 
 
+def _bury_orphan(tx: Tx, wanted: BuryOrphan) -> None:
+    """Write a tombstone for what never had, or has lost, its document. Whoever has a row owns it, and keeps it."""
+    c = tables.document.c
+    row = Document(
+        host=wanted.host,
+        key=key_of(wanted.doc),
+        owner=wanted.owner,
+        doc=wanted.doc,
+        gone=True,
+        revision=tx.revision,
+        request=wanted.request,
+    )
+    if tx.resource(wanted.owner) is not None:
+        raise Conflict(f"{wanted.owner} has an owner by now", fix="audit the host again")
+    there = tx.run(select(c.gone).where(c.host == row.host, c.key == row.key)).scalar_one_or_none()
+    if there is not None:
+        return
+    values = {name: getattr(row, name) for name in ("host", "key", "owner", "gone", "revision", "request")}
+    tx.run(insert(tables.document).values(**values, body=to_json(row.doc).decode()))
+    tx.put(row)
+
+
 def acknowledge(tx: Tx, host: HostId, gone: tuple[tuple[str, Revision], ...]) -> tuple[Id, ...]:
     """Drop tombstones that a host reported done, if they are still the ones it speaks of. Returns their owners."""
     table, c = tables.document, tables.document.c
@@ -168,7 +194,8 @@ def _forget_host(tx: Tx, host: HostId) -> None:
     ).mappings()
     for row in documents.all():
         tx.gone(document_from(row))
-        poke(tx, Id(row["owner"]))
+        if tx.resource(Id(row["owner"])):  # an orphan's tombstone has an owner that is no more
+            poke(tx, Id(row["owner"]))
     found = tx.run(
         delete(tables.enrolment).where(tables.enrolment.c.host == host).returning(tables.enrolment.c.body)
     ).scalar_one_or_none()

@@ -162,7 +162,7 @@ class Store:
         """
         return await self._writer.submit(lambda tx: _admit(tx, mutation))
 
-    async def rehearse(self, mutation: M, following: tuple[AnyWrite, ...]) -> Rehearsal:
+    async def rehearse(self, mutation: Mutation, following: tuple[AnyWrite, ...]) -> Rehearsal:
         """Do all of `admit`, and the step that would follow, and take all of it back. Raises like `admit`; what stops
         only the step is in the result."""
 

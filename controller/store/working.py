@@ -44,6 +44,15 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
+class Agreement(msgspec.Struct, frozen=True, kw_only=True):
+    """What the last audit of a host found."""
+
+    at: float
+    differences: int
+    since: float
+    """Since when there are some, or (0) none."""
+
+
 class HostView(msgspec.Struct, kw_only=True):
     """What is known of a host beside its row: memory only, gone with the process, sent again at every connect."""
 
@@ -56,6 +65,7 @@ class HostView(msgspec.Struct, kw_only=True):
     reported: bool = False
     """Whether a full set of reports has come on this link."""
     metrics: Metrics | None = None
+    audited: Agreement | None = None
 
 
 class Used(msgspec.Struct, kw_only=True):

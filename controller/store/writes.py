@@ -97,6 +97,15 @@ class Tombstone(Write, frozen=True):
     request: RequestId = RequestId("")
 
 
+class BuryOrphan(Write, frozen=True):
+    """Make a host destroy something that nobody owns. Refused (Conflict) where somebody does by now."""
+
+    host: HostId
+    owner: Id
+    doc: AnyDoc
+    request: RequestId = RequestId("")
+
+
 class ForgetHost(Write, frozen=True):
     """Drop every document, the enrolment and the capacity of a host that will never come back."""
 
@@ -145,6 +154,7 @@ AnyWrite = (
     | DeleteChild
     | PutDocument
     | Tombstone
+    | BuryOrphan
     | ForgetHost
     | PutToken
     | RemoveToken

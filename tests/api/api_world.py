@@ -30,6 +30,7 @@ from controller import bootstrap
 from controller.api.app import Parts, make_app
 from controller.config import Config
 from controller.fleet.audit import Difference
+from controller.fleet.repair import Plan, plan_repairs
 from controller.loop.loop import Loop
 from controller.store.blobs import Blobs
 from controller.store.database import migrate, open_database
@@ -125,7 +126,8 @@ def _seen(doc: object) -> AnySeen:
 class FakeFleet:
     """The hosts that are connected."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: Store) -> None:
+        self.store = store
         self.hosts: dict[HostId, Host] = {}
         self.differences: tuple[Difference, ...] = ()
 
@@ -134,6 +136,9 @@ class FakeFleet:
 
     async def audit(self, host: HostId, request: RequestId) -> tuple[Difference, ...]:
         return self.differences
+
+    def plan_repairs(self, host: HostId, differences: tuple[Difference, ...], request: RequestId) -> Plan:
+        return plan_repairs(self.store.seen, host, differences, request)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +163,7 @@ class World:
         self.blobs = blobs
         self.tasks = tasks
         self.clock = clock
-        self.fleet = FakeFleet()
+        self.fleet = FakeFleet(store)
         self.unready: tuple[str, ...] = ()
         self.tokens: dict[str, str] = {}
         self.client: TestClient[Any, Any]

@@ -20,7 +20,7 @@ class _Store:
 def test_every_extra_of_every_kind_has_a_handler() -> None:
     found = extras(
         Resources(cast(Any, _Store()), NOTHING, NOTHING),
-        HostExtras(NOTHING, NOTHING),
+        HostExtras(NOTHING, NOTHING, NOTHING, NOTHING),
         Upload(NOTHING, NOTHING, NOTHING, blobs=NOTHING, limit_bytes=0, entropy=NOTHING),
         VmExtras(NOTHING, NOTHING, Door(NOTHING, NOTHING), Waiting()),
     )
