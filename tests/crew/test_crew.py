@@ -148,6 +148,19 @@ def test_a_host_that_was_forgotten_by_mistake_is_noted_again(cloud: Cloud, world
     checks.quiet(cloud, world)
 
 
+def test_a_controller_without_its_database_lets_its_hosts_go_and_comes_back(cloud: Cloud, world: CrewWorld) -> None:
+    cut_off = world.controllers[world.at["h0"]]
+    assert cut_off
+    cut_off.writer.cut_off = True
+    world.asked = next(n for n, one in enumerate(world.alive()) if one is not cut_off)
+    cloud.create("vm", "shop", "web", image="tiny", size="small", host="h0")
+    world.run_until(
+        lambda: len(world.nodes["h0"].machine.guests.runs) == 1, limit_s=40, what="h0 is served by another controller"
+    )
+    cut_off.writer.cut_off = False
+    checks.quiet(cloud, world)
+
+
 def test_a_host_that_comes_to_another_controller_leaves_the_first(cloud: Cloud, world: CrewWorld) -> None:
     node = world.nodes["h0"]
     before = world.at["h0"]
