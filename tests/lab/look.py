@@ -22,8 +22,9 @@ LOOKS = {
     "fdb": "bridge fdb show",
     "neighbour": "ip neigh show | grep -v 'dev eth0' || true",
     "namespace": "ip netns list",
-    "inside": "for space in $(ip netns list | cut -d' ' -f1); do ip netns exec $space ip -o link; "
-    "ip netns exec $space ip neigh show nud permanent; done",
+    # A namespace that goes while it is looked at is no error: whether it is gone is seen by "namespace".
+    "inside": "for space in $(ip netns list | cut -d' ' -f1); do ip netns exec $space ip -o link || continue; "
+    "ip netns exec $space ip neigh show nud permanent || continue; done",
     "lease": "find /run -name 'leases*' -o -name 'dhcp-hosts*' -o -path '*/networks/*/hosts' | xargs -r cat",
 }
 """What is looked at, and the line of shell that shows it."""
