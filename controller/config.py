@@ -29,7 +29,10 @@ class ControllerSection(Section, frozen=True):
     ] = "/var/lib/skerry-controller"
     database: Annotated[
         str,
-        msgspec.Meta(description="SQLAlchemy URL of the database; empty: SQLite in `state_dir`"),
+        msgspec.Meta(
+            description="URL of the database: `postgresql://user@host/name`, which several controllers may share; "
+            "empty: SQLite in `state_dir`, for one"
+        ),
     ] = ""
 
 
@@ -70,7 +73,8 @@ class LinkSection(Section, frozen=True):
         str,
         msgspec.Meta(
             pattern=r"^(?:https://[^/\s]+)?$(?!\n)",
-            description="the address as hosts reach it, shown with join tokens; empty: made from `names` and the port",
+            description="the address as hosts and other controllers reach it, shown with join tokens; empty: made from "
+            "`names` and the port",
         ),
     ] = ""
     names: Annotated[

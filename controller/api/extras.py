@@ -30,7 +30,7 @@ CALL_LIMIT_S = 30.0
 AUDIT_LIMIT_S = 60.0
 LOG_DEFAULT_BYTES, LOG_MOST_BYTES = 64 * 1024, 1024 * 1024
 
-OF_A_HOST = frozenset({("host", "audit"), ("vm", "console"), ("vm", "log"), ("vm", "why")})
+OF_A_HOST = frozenset({("host", "audit"), ("host", "repair"), ("vm", "console"), ("vm", "log"), ("vm", "why")})
 """What only the controller that has the host's link can answer."""
 
 REPAIR_PARAMETERS = {"plan": "carry out only this plan, as a dry run named it; 409 where it is another by now"}

@@ -58,6 +58,7 @@ METRICS: tuple[Shown, ...] = (
         summary="Age of the oldest open operation of a kind.",
     ),
     Shown(name="skerry_revision", type="counter", summary="Changes the store has made since it was made."),
+    Shown(name="skerry_controllers", type="gauge", summary="Living controllers of a shared database; 0: not shared."),
     Shown(name="skerry_host_connected", type="gauge", summary="1 while the host's agent is connected.", labels=_HOST),
     Shown(name="skerry_host_cpu_percent", type="gauge", summary="CPU use of the host, 0 to 100.", labels=_HOST),
     Shown(name="skerry_host_load_1", type="gauge", summary="Load of the host over a minute.", labels=_HOST),
@@ -130,6 +131,7 @@ class _Figures(Collector):
         return {
             "skerry_ready": [((), 0 if self._readiness() else 1)],
             "skerry_revision": [((), self._seen.revision)],
+            "skerry_controllers": [((), sum(one.alive for one in self._seen.controllers()))],
             "skerry_resources": _resources(self._seen),
             **_operations(self._seen, self._clock()),
             **_hosts(self._seen),

@@ -25,6 +25,9 @@ BEAT_S = 1.5
 PRUNE_EVERY_S = 60.0
 GO_LIMIT_S = 3.0
 
+CUT_OFF_S = 12.0
+"""A controller that can't beat for so long (the writer waits 10 s of it) is of no use to its hosts."""
+
 BALANCED_AFTER_S = 20.0
 """Hosts are sent on to a controller that has been there for so long."""
 
@@ -43,7 +46,7 @@ class Crew:
         self._busy = busy
         self._steady_since: float | None = None
         """Since when every beat got through in time; None: the last one did not."""
-        self._beaten_at = 0.0
+        self._beaten_at = clock()
 
     @property
     def others(self) -> tuple[Controller, ...]:
@@ -112,6 +115,8 @@ class Crew:
         except SkerryError as err:
             self._steady_since = None
             log.warning("beat not noted", error=err.detail)
+            if self._clock() - self._beaten_at > CUT_OFF_S:
+                self._let_go()
 
     def _is_steady(self) -> bool:
         """After a time in which nobody could beat, everybody first gets the time to."""
@@ -121,6 +126,11 @@ class Crew:
         if late or self._steady_since is None:
             self._steady_since = now
         return now - self._steady_since >= ALIVE_S
+
+    def _let_go(self) -> None:
+        """Have the hosts dial another controller, which may get through to the database."""
+        for session in self._sessions.all():
+            session.close("this controller can't reach its database")
 
     async def _note_links(self) -> None:
         here = {session.host for session in self._sessions.all() if not session.reason}

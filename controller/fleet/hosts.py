@@ -16,7 +16,7 @@ import structlog
 from common.clock import Clock
 from common.codec import from_pack
 from common.documents import Desired, DocKey, DomainDoc, Report, VolumeDoc
-from common.errors import Denied, NotFound, Temporary
+from common.errors import Denied, NotFound, SkerryError, Temporary
 from common.ids import HostId, Id, RequestId
 from common.joining import Enrolled, parse_join_token
 from common.kinds.kind import AnyResource
@@ -204,11 +204,16 @@ class Hosts:
             return  # it is connected to another controller by now
         self._linked.discard(session.host)
         await self._links.leave(session.host)
-        view = self._seen.host(session.host)
-        view.connected, view.since, view.metrics = False, self._clock(), None
+        link = self._seen.link(session.host)
+        if link is None or self._links.mine(link):
+            view = self._seen.host(session.host)
+            view.connected, view.since, view.metrics = False, self._clock(), None
         self._changed(session.host)
         if row := self._seen.get(session.host):
-            await self._happened(row, "disconnected", reason)
+            try:
+                await self._happened(row, "disconnected", reason)
+            except SkerryError as err:  # it may have gone because the database did
+                log.warning("end of a link not noted", host=session.host, error=err.detail)
 
     async def turned_away(self, host: HostId, reason: str) -> None:
         """Note that a host with a good certificate was not let in."""

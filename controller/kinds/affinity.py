@@ -7,7 +7,7 @@ case that one dies. A lease on the queue row keeps two from doing the same; noth
 
 from enum import Enum, auto
 
-from common.ids import HostId, Id
+from common.ids import HostId
 from common.kinds.kind import AnyResource
 from controller.store.working import WorkingSet
 
@@ -24,13 +24,16 @@ class Turn(Enum):
 
 
 def host_of(row: AnyResource, seen: WorkingSet) -> HostId | None:
-    """Return the host that reports on a resource; None: none does, or several."""
+    """Return the host whose reports a resource's plan reads; None: it reads none.
+
+    Such a thing is a host, has a placement, or belongs to something that has one.
+    """
     if row.kind == "host":
         return HostId(row.id)
     if placement := seen.placement(row.id):
         return placement.host
-    pinned = getattr(row.spec, "host", None)
-    return HostId(Id(pinned)) if pinned else None
+    owner = seen.get(row.owner) if row.owner else None
+    return host_of(owner, seen) if owner else None
 
 
 def turn_of(row: AnyResource, seen: WorkingSet, controller: str) -> Turn:

@@ -213,7 +213,9 @@ class Loop:
         self._busy.update(wanted)
         rows: tuple[QueueRow, ...] = ()
         try:
-            rows = await self._store.take(self._worker, wanted)
+            # What is on a host that is connected here by now, the controller that had it before has no use for.
+            own = [one for one in wanted if self._turn(one) is Turn.MINE]
+            rows = await self._store.take(self._worker, wanted, own)
         except SkerryError as err:
             log.warning("queue not read", error=err.detail)
         for resource in set(wanted) - {row.resource for row in rows}:

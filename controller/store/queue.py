@@ -22,10 +22,13 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     due_at: float
 
 
-def take(tx: Tx, worker: str, resources: Sequence[Id]) -> tuple[QueueRow, ...]:
-    """Lease these queue rows, as far as no other worker holds them. A locked one is passed over, not waited for."""
+def take(tx: Tx, worker: str, resources: Sequence[Id], own: Sequence[Id] = ()) -> tuple[QueueRow, ...]:
+    """Lease these queue rows, as far as no other worker holds them. A locked one is passed over, not waited for.
+
+    `own` are those that are this worker's and nobody else's by now: it takes them from whoever had them before.
+    """
     c = tables.queue.c
-    free = or_(c.leased_by.is_(None), c.leased_by == worker, c.leased_until < tx.now)
+    free = or_(c.leased_by.is_(None), c.leased_by == worker, c.leased_until < tx.now, c.resource.in_(list(own)))
     wanted = select(c.resource).where(c.resource.in_(list(resources)), free).with_for_update(skip_locked=True)
     rows = tx.run(
         update(tables.queue)

@@ -214,9 +214,9 @@ class Store:
 
         return await self._writer.submit(write)
 
-    async def take(self, worker: str, resources: Sequence[Id]) -> tuple[QueueRow, ...]:
-        """Lease queue rows."""
-        return await self._writer.submit(lambda tx: queue.take(tx, worker, resources))
+    async def take(self, worker: str, resources: Sequence[Id], own: Sequence[Id] = ()) -> tuple[QueueRow, ...]:
+        """Lease queue rows; those of `own` whoever has them."""
+        return await self._writer.submit(lambda tx: queue.take(tx, worker, resources, own))
 
     async def hand_over(self, worker: str, resource: Id) -> None:
         """Give a lease back in the middle of a turn, and have whichever controller it is for now go on with it."""

@@ -374,8 +374,9 @@ class WorkingSet:
                 _keep(self._controllers, row.id, row, there=there)
             case Link():
                 _keep(self._links, row.host, row, there=there)
-                view = self.host(row.host)
-                view.connected, view.since = there, row.since
+                view = self.host(row.host) if there else self._hosts.get(row.host)
+                if view:
+                    view.connected, view.since = there, row.since
             case Grave():
                 self._bury(row)
             case Event() | QueueRow():

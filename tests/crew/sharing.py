@@ -7,6 +7,7 @@ from typing import TypeVar, cast
 from sqlalchemy import Engine
 
 from common.clock import Clock
+from common.errors import Temporary
 from common.faults import Faults
 from controller.fleet.crew import BEAT_S, Crew
 from controller.fleet.hosts import Hosts
@@ -33,10 +34,14 @@ class InlineSharedWriter:
         self._feed = feed
         self._faults = faults
         self._cursor: int | None = None
+        self.cut_off = False
+        """Whether the database can't be reached."""
 
     async def submit(self, function: Callable[[Tx], R]) -> R:
         """Run a function in a transaction of its own, after reading what others committed."""
         self._faults.reached("store.begin")
+        if self.cut_off:
+            raise Temporary("the database can't be used")
         if self._cursor is not None and self.behind():
             await self.catch_up()
         own: Commit | None = None
@@ -72,11 +77,13 @@ class InlineSharedWriter:
     def behind(self) -> bool:
         """Say whether others committed what was not read yet."""
         with self._connection.begin():
-            return self._cursor is not None and changes.head(self._connection) > self._cursor
+            return not self.cut_off and self._cursor is not None and changes.head(self._connection) > self._cursor
 
     async def catch_up(self) -> None:
         """Read what others committed."""
         assert self._cursor is not None
+        if self.cut_off:
+            return
         try:
             with self._connection.begin():
                 others = changes.read(self._connection, self._cursor)
@@ -102,8 +109,8 @@ class SharingController(Controller):
         self, engine: Engine, authority: SimAuthority, clock: Clock, faults: Faults, number: int, name: str
     ) -> None:
         self.feed = Feed()
-        self._shared = InlineSharedWriter(engine, clock, self.feed, faults)
-        self.store = Store(self._shared, self.feed, shared=True)
+        self.writer = InlineSharedWriter(engine, clock, self.feed, faults)
+        self.store = Store(self.writer, self.feed, shared=True)
         self.name = name
         self.sessions = Sessions()
         self._authority = cast(Authority, authority)
@@ -148,13 +155,13 @@ class SharingController(Controller):
 
     async def catch_up(self) -> None:
         """Read what the other controllers committed."""
-        await self._shared.catch_up()
+        await self.writer.catch_up()
 
     @property
     def behind(self) -> bool:
         """Whether others committed what was not read yet."""
-        return self._shared.behind()
+        return self.writer.behind()
 
     def close(self) -> None:
         """Let go of the database, as a dead process does."""
-        self._shared.close()
+        self.writer.close()

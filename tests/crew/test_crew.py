@@ -17,6 +17,7 @@ from controller.kinds import admission
 from controller.kinds.admission import Admission, Context, NewResource
 from controller.loop.loop import OTHERS_FIRST_S
 from controller.store import queue, tables
+from controller.store.crew import ALIVE_S
 from controller.store.rows import Event, QueueRow
 from controller.store.tx import Tx
 from tests.crew import crew_checks as checks
@@ -92,9 +93,9 @@ def test_what_one_controller_changed_the_others_leave_to_it_for_a_while(
     taken: list[tuple[str, float]] = []
     take = queue.take
 
-    def noted(tx: Tx, worker: str, resources: Sequence[Id]) -> tuple[QueueRow, ...]:
+    def noted(tx: Tx, worker: str, resources: Sequence[Id], own: Sequence[Id] = ()) -> tuple[QueueRow, ...]:
         taken.extend((worker, world.now) for _ in resources)
-        return take(tx, worker, resources)
+        return take(tx, worker, resources, own)
 
     monkeypatch.setattr(queue, "take", noted)
     asked = world.controller
@@ -136,6 +137,31 @@ def test_a_dead_controllers_lease_is_given_up(cloud: Cloud, world: CrewWorld) ->
     checks.all_running(cloud, world, 1, limit_s=12)
 
 
+def test_what_is_on_a_host_goes_on_as_soon_as_the_host_is_at_another_controller(cloud: Cloud, world: CrewWorld) -> None:
+    cloud.create("vm", "shop", "web", image="tiny", size="small", host="h0")
+    checks.all_running(cloud, world, 1)
+    holder = world.at["h0"]
+    dies = {"now": False}
+
+    def hook(process: str, point: str) -> None:
+        if process == holder and dies["now"] and point == "loop.vm.planned":
+            raise Died
+
+    world.hook = hook
+    dies["now"] = True
+    cloud.verb("shop", "web", "reboot")
+    world.run_until(lambda: world.controllers[holder] is None, limit_s=1, what="it dies with the lease")
+    world.hold(holder, 300)
+    died = world.now
+
+    def rebooted() -> bool:
+        vm = world.alive()[0].store.seen.named("vm", "shop", "web")
+        return vm is not None and vm.observed_generation == vm.generation and vm.status.state == "running"
+
+    world.run_until(rebooted, limit_s=ALIVE_S - 1, what="it is rebooted before the dead one is buried")
+    assert world.now - died < ALIVE_S - 1
+
+
 def test_a_host_that_was_forgotten_by_mistake_is_noted_again(cloud: Cloud, world: CrewWorld) -> None:
     buried = world.controllers[world.at["h0"]]
     other = next(one for one in world.alive() if one is not buried)
@@ -145,6 +171,19 @@ def test_a_host_that_was_forgotten_by_mistake_is_noted_again(cloud: Cloud, world
     assert not other.crew.others or buried.crew.me not in other.crew.others
     world.run(5)
     assert buried.crew.me in other.crew.others
+    checks.quiet(cloud, world)
+
+
+def test_a_controller_without_its_database_lets_its_hosts_go_and_comes_back(cloud: Cloud, world: CrewWorld) -> None:
+    cut_off = world.controllers[world.at["h0"]]
+    assert cut_off
+    cut_off.writer.cut_off = True
+    world.asked = next(n for n, one in enumerate(world.alive()) if one is not cut_off)
+    cloud.create("vm", "shop", "web", image="tiny", size="small", host="h0")
+    world.run_until(
+        lambda: len(world.nodes["h0"].machine.guests.runs) == 1, limit_s=40, what="h0 is served by another controller"
+    )
+    cut_off.writer.cut_off = False
     checks.quiet(cloud, world)
 
 
