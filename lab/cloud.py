@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from common.errors import NotFound, SkerryError, Temporary
 from common.secret import write_private
 from lab.api import Api, Resource
-from lab.commands import run
+from lab.commands import last_lines, run
 from lab.controller import Controller
 from lab.guest import tiny
 from lab.host import Host
@@ -298,14 +298,6 @@ class Lab:
                 if path.exists() and os.fstat(lock.fileno()).st_ino == path.stat().st_ino:
                     yield
                     return
-
-
-def last_lines(log: Path, count: int = 15) -> str:
-    """Return the end of a log, for an error message; whatever can't be read is no reason to fail twice."""
-    try:
-        return "\n".join(log.read_text(errors="replace").splitlines()[-count:])
-    except OSError as err:
-        return f"({err})"
 
 
 def told(error: SkerryError) -> str:

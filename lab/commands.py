@@ -70,5 +70,13 @@ def succeeds(argv: Sequence[str], *, timeout_s: float = 30) -> bool:
     return True
 
 
+def last_lines(log: Path, count: int = 15) -> str:
+    """Return the end of a log, for an error message; whatever can't be read is no reason to fail twice."""
+    try:
+        return "\n".join(log.read_text(errors="replace").splitlines()[-count:])
+    except OSError as err:
+        return f"({err})"
+
+
 def _text(output: bytes | str | None) -> str:
     return output.decode(errors="replace") if isinstance(output, bytes) else output or ""

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from common.errors import Conflict, NotFound, Temporary
-from lab.commands import run, start
+from lab.commands import last_lines, run, start
 from lab.keeper import Orders, Part
 from lab.layout import CONTROLLER_ADDRESS, HOST_MARK, LAB_MARK, LINK_PORT, ROOT, Layout, address
 from lab.processes import alive, as_seen_outside, end, init_of, marked
@@ -20,8 +20,11 @@ from lab.underlay import ensure_wire, remove_wire
 
 LIBVIRT_SOCKET = "/run/libvirt/libvirt-sock"
 AGENT_STATE = "/srv/skerry-agent"
-_BOOT_S = 30.0
+_BOOT_S = 60.0
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+_GONE_S = 1.0
+"""A host that showed no process for so long is lost. One just executing a program shows no environment."""
 
 
 class Host:
@@ -159,10 +162,17 @@ class Host:
         return init
 
     def _wait(self, so: Callable[[], bool], what: str, *, lost: Callable[[], bool] = lambda: False) -> None:
-        deadline = time.monotonic() + _BOOT_S
+        deadline, seen = time.monotonic() + _BOOT_S, time.monotonic()
         while not so():
-            if lost() or time.monotonic() > deadline:
-                raise Temporary(f"host {self.name} waited in vain for {what}", fix=f"read {self.logs}/*.log")
+            now = time.monotonic()
+            seen = seen if lost() else now
+            if now > deadline or now - seen > _GONE_S:
+                words = "; ".join(f"{log.name}: {last_lines(log, 3)}" for log in sorted(self.logs.glob("*.log")))
+                state = "it ended" if now - seen > _GONE_S else f"{_BOOT_S:.0f} s were not enough"
+                raise Temporary(
+                    f"host {self.name} waited in vain for {what}: {state}; the last words of its logs: {words}",
+                    fix=f"read {self.logs}/*.log",
+                )
             time.sleep(0.03)
 
     def _environment(self) -> dict[str, str]:
