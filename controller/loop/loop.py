@@ -214,7 +214,7 @@ class Loop:
         rows: tuple[QueueRow, ...] = ()
         try:
             # What is on a host that is connected here by now, the controller that had it before has no use for.
-            own = [one for one in wanted if self._turn(one) is Turn.MINE]
+            own = [one for one in wanted if self._whose(one) is Turn.MINE]
             rows = await self._store.take(self._worker, wanted, own)
         except SkerryError as err:
             log.warning("queue not read", error=err.detail)

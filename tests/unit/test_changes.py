@@ -22,6 +22,7 @@ from controller.store.rows import (
     Enrolment,
     Event,
     Gone,
+    Grave,
     Link,
     Operation,
     Put,
@@ -61,6 +62,7 @@ ROWS: list[Any] = [
     Enrolment(host=host_id(1), join_digest="", join_expires_at=1.0, certificate_serial="ab"),
     Controller(id="ctl-1", url="https://c:8443", version="1", since=1.0, alive=False),
     Link(host=host_id(1), controller="ctl-1", since=2.0),
+    Grave(id=Id("vm-2"), kind="vm", project="shop", name="web", public=False, revision=Revision(9)),
 ]  # fmt: skip
 
 
