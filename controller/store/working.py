@@ -317,6 +317,7 @@ class WorkingSet:
         yield from self._enrolments.values()
         yield from self._controllers.values()
         yield from self._links.values()
+        yield from self._graves.values()
 
     def difference(self, rows: Iterable[AnyRow | AnyResource]) -> list[Change]:
         """Return the changes that lead from what is here to these rows."""
@@ -378,13 +379,13 @@ class WorkingSet:
                 if view:
                     view.connected, view.since = there, row.since
             case Grave():
-                self._bury(row)
+                self._bury(row, there=there)
             case Event() | QueueRow():
                 pass
 
-    def _bury(self, row: Grave) -> None:
+    def _bury(self, row: Grave, *, there: bool) -> None:
         self._graves.pop(row.id, None)
-        self._graves[row.id] = row
+        _keep(self._graves, row.id, row, there=there)
         if len(self._graves) > 2 * GRAVES_KEPT:
             for old in tuple(self._graves)[:-GRAVES_KEPT]:
                 del self._graves[old]
