@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -138,7 +139,7 @@ class Books:
             item = self.desired.get(report.key)
             if item is None:
                 continue
-            self.reports[report.key] = report
+            self.reports[report.key] = msgspec.structs.replace(report, steps=())  # as the fleet keeps it
             if item.gone and report.done and report.revision == item.revision:
                 del self.desired[report.key], self.reports[report.key]
 
