@@ -11,6 +11,7 @@ from controller.auth.caller import Caller, require_operator
 from controller.kinds.network import guest_mtu
 from controller.kinds.outcome import Do, Done, Outcome, Place, Wait
 from controller.kinds.plain import silence
+from controller.kinds.shape import shape_of
 from controller.kinds.volume import image_ref
 from controller.scheduler.choose import Demand
 from controller.store.rows import Placement
@@ -35,10 +36,10 @@ def admit(row: AnyResource, was: AnyResource | None, seen: WorkingSet, caller: C
         require_operator(caller, f"pinning vm {row.name} to a host")
     if len(set(spec.networks)) != len(spec.networks):
         raise Invalid(f"vm {row.name}: a network is named twice", fix="name each network once: a NIC in each")
-    image, size = seen.get(Id(spec.image)), seen.get(Id(spec.size))
-    if image and size and image.spec.disk_gib > size.spec.disk_gib:
+    image, shape = seen.get(Id(spec.image)), shape_of(row, seen)
+    if image and shape and image.spec.disk_gib > shape.disk_gib:
         raise Invalid(
-            f"size {size.name} has a disk of {size.spec.disk_gib} GiB; image {image.name} needs {image.spec.disk_gib}",
+            f"size {shape.size} has a disk of {shape.disk_gib} GiB; image {image.name} needs {image.spec.disk_gib}",
             fix=f"use a size with a disk of {image.spec.disk_gib} GiB or more",
         )
     return spec
@@ -70,8 +71,8 @@ def plan(row: AnyResource, seen: WorkingSet, _now: float) -> Outcome:
 
 
 def _place(row: AnyResource, seen: WorkingSet) -> Outcome:
-    size = seen.get(Id(row.spec.size))
-    if size is None:
+    shape = shape_of(row, seen)
+    if shape is None:
         message = f"size {row.spec.size} is gone"
         return Wait(status=_status(row, seen, "waiting", message), message=message)
     claims, pokes = [], []
@@ -85,11 +86,11 @@ def _place(row: AnyResource, seen: WorkingSet) -> Outcome:
         pokes.append(Poke(resource=network.id))
     demand = Demand(
         owner=row.id,
-        vcpus=size.spec.vcpus,
-        memory_mib=size.spec.memory_mib,
-        disk_gib=size.spec.disk_gib,
+        vcpus=shape.vcpus,
+        memory_mib=shape.memory_mib,
+        disk_gib=shape.disk_gib,
         host=HostId(Id(row.spec.host)) if row.spec.host else None,
-        size=size.name,
+        size=shape.size,
     )
     return Place(demand=demand, writes=(*claims, *pokes), status=_status(row, seen, "blocked", ""))
 
