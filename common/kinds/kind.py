@@ -47,7 +47,14 @@ Name = Annotated[
 
 Labels = Annotated[
     dict[
-        Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9](?:[a-z0-9._/-]{0,61}[a-z0-9])?$(?!\n)", max_length=63)],
+        Annotated[
+            str,
+            msgspec.Meta(
+                pattern=r"^[a-z0-9](?:[a-z0-9._/-]{0,61}[a-z0-9])?$(?!\n)",
+                max_length=63,
+                description="lower-case letters, digits and any of ._/- between them",
+            ),
+        ],
         Annotated[str, msgspec.Meta(max_length=255)],
     ],
     msgspec.Meta(max_length=64, description="free key=value pairs to filter by"),

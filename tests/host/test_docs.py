@@ -1,4 +1,4 @@
-"""The manual, tried: what README.md and docs/tenants.md show is typed on a real cloud, and prints what they show.
+"""The manual, tried: what README, tenants.md and api.md show is typed on a real cloud, and prints what they show.
 
 A block marked `console` holds commands after `$ ` (and `> ` for a line that goes on) with what they print. Everything
 else that can be held against the code without a host is: quoted messages, keys, metrics, and names of files.
@@ -160,6 +160,7 @@ def test_what_the_pages_show_is_what_one_sees(cloud: Cloud, tmp_path: Path) -> N
     tour = [
         *steps("README.md", README.read_text()),
         *steps("docs/tenants.md", (DOCS / "tenants.md").read_text()),
+        *steps("docs/api.md", (DOCS / "api.md").read_text()),
     ]
     assert len(tour) > 40
     told = []
