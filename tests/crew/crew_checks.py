@@ -1,10 +1,10 @@
 """What must be so in a world with several controllers."""
 
 from controller.fleet.audit import compare
+from sim.cloud import Cloud
+from sim.process import Agent
 from tests.crew.crew_world import CrewWorld
 from tests.sim import checks
-from tests.sim.cloud import Cloud
-from tests.sim.process import Agent
 
 
 def running(world: CrewWorld) -> int:

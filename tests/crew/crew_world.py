@@ -14,10 +14,10 @@ from sqlalchemy import Engine
 from common.faults import Died
 from common.protocol import Welcome
 from common.tls import Peer
+from sim.process import Agent, Controller
+from sim.wire import Wire
+from sim.world import REDIAL_S, RESTART_S, Hook, Lost, Node, World
 from tests.crew.sharing import SharingController
-from tests.sim.process import Agent, Controller
-from tests.sim.wire import Wire
-from tests.sim.world import REDIAL_S, RESTART_S, Hook, Lost, Node, World
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -26,9 +26,9 @@ from controller.pki.authority import Authority
 from controller.store.database import open_database
 from controller.store.opening import run_store
 from controller.store.rows import Controller as Row
-from tests.sim.cloud import OPERATOR
-from tests.sim.machine import Machine
-from tests.sim.process import Agent, Controller, SimAuthority
+from sim.cloud import OPERATOR
+from sim.machine import Machine
+from sim.process import Agent, Controller, SimAuthority
 
 R = TypeVar("R")
 

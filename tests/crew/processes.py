@@ -25,8 +25,8 @@ from common.clock import system_clock
 from common.faults import Faults
 from common.ids import Id
 from common.protocol import Found, HostMetrics, Inventory, Metrics
-from tests.sim.machine import Machine
-from tests.sim.units import kinds
+from sim.machine import Machine
+from sim.units import kinds
 
 TOP = Path(__file__).parents[2]
 

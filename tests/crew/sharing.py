@@ -20,7 +20,7 @@ from controller.store.rows import Controller as Row
 from controller.store.store import Feed, Store, everything
 from controller.store.tx import Tx
 from controller.store.writer import in_our_words
-from tests.sim.process import Controller, SimAuthority
+from sim.process import Controller, SimAuthority
 
 R = TypeVar("R")
 

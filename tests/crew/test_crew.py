@@ -20,13 +20,13 @@ from controller.store import queue, tables
 from controller.store.crew import ALIVE_S
 from controller.store.rows import Event, QueueRow
 from controller.store.tx import Tx
+from sim.cloud import OPERATOR, Cloud
+from sim.world import Lost
 from tests.crew import crew_checks as checks
 from tests.crew.crew_world import CrewWorld
 from tests.crew.sharing import SharingController
 from tests.sim import checks as sim_checks
-from tests.sim.cloud import OPERATOR, Cloud
 from tests.sim.lives import prepare
-from tests.sim.world import Lost
 
 
 @pytest.fixture(params=[2, 3])

@@ -13,8 +13,8 @@ import pytest
 from agent import join
 from agent.dial import Dialer
 from common.clock import system_clock
+from sim.machine import Machine
 from tests.crew.processes import Client, Process, agent
-from tests.sim.machine import Machine
 
 P = "/v1/projects/shop"
 IMAGE = b"\x01" * 4096

@@ -12,6 +12,7 @@ COPIED = (
     "controller",
     "docs",
     "lab",
+    "sim",
     "tests",
     "pyproject.toml",
     "README.md",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 TOP = Path(__file__).parents[2]
-CODE = ("agent", "common", "controller", "lab")
+CODE = ("agent", "common", "controller", "lab", "sim")
 MOST_LINES = 550
 
 _UNFINISHED = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|X" + r"XX|HA" + r"CK)\b")

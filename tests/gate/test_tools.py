@@ -50,6 +50,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("agent/memory.py", "import controller.config", "agent, controller and lab meet only in common"),
         ("common/names.py", "import agent.config", "agent, controller and lab meet only in common"),
+        ("lab/cloud.py", "import sim.world", "agent, controller and lab meet only in common"),
         ("controller/store/rows.py", "import controller.loop.loop", "The controller's layers point one way"),
         ("controller/api/why.py", "import controller.fleet.hosts", "The controller's layers point one way"),
         ("controller/cli/render.py", "import controller.api.routes", "The controller's layers point one way"),

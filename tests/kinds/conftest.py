@@ -7,8 +7,8 @@ import pytest
 from common.faults import Faults
 from controller.store.store import Feed, Store
 from controller.store.writer import InlineWriter
+from sim.database import memory_engine
 from tests.kinds.bench import Bench
-from tests.sim.database import memory_engine
 from tests.store.desk import Clock
 
 

@@ -14,8 +14,8 @@ from controller.kinds import admission
 from controller.kinds.outcome import Outcome
 from controller.store.working import WorkingSet
 from controller.store.writes import AnyWrite
+from sim.database import inline_store
 from tests.kinds.bench import READY, RUNNING, Bench
-from tests.sim.database import inline_store
 from tests.store.desk import Clock
 from tests.store.same import plain, same
 

@@ -13,8 +13,8 @@ from controller.kinds.network import guest_mtu
 from controller.kinds.outcome import Do, Done, Wait
 from controller.store.rows import Enrolment
 from controller.store.writes import ClaimAddress, ClaimVni, PutEnrolment, ReleaseAddresses, ReleasePlacement
+from sim.database import inline_store
 from tests.kinds.bench import Bench
-from tests.sim.database import inline_store
 from tests.store.desk import Clock, take
 
 

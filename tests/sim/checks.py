@@ -7,9 +7,9 @@ from sqlalchemy import func, select
 from common.ids import HostId, Id, body
 from controller.fleet.audit import compare
 from controller.store import tables
-from tests.sim.cloud import Cloud
-from tests.sim.process import Agent
-from tests.sim.world import World
+from sim.cloud import Cloud
+from sim.process import Agent
+from sim.world import World
 
 
 def always(cloud: Cloud) -> None:

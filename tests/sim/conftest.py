@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from tests.sim.cloud import Cloud
-from tests.sim.world import World
+from sim.cloud import Cloud
+from sim.world import World
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from sim.cloud import Cloud
 from tests.sim import checks
-from tests.sim.cloud import Cloud
 
 LIMIT_S = 400.0
 

@@ -13,9 +13,9 @@ from structlog.testing import capture_logs
 
 from common.faults import Died
 from common.kinds import KINDS
-from tests.sim.cloud import Cloud
+from sim.cloud import Cloud
+from sim.world import World
 from tests.sim.lives import LIVES, clear, prepare
-from tests.sim.world import World
 
 ALL = bool(os.environ.get("SKERRY_SIM_ALL"))
 """Die at every point there is, and at many pairs. Else at a few points of each kind's life, spread over all of it."""

@@ -10,9 +10,9 @@ from controller.fleet.repair import Repair, plan_repairs
 from controller.kinds import admission
 from controller.kinds.admission import Context
 from controller.store import tables
-from tests.sim.cloud import OPERATOR, Cloud
+from sim.cloud import OPERATOR, Cloud
+from sim.process import Agent, Controller
 from tests.sim.lives import prepare, reaches
-from tests.sim.process import Agent, Controller
 from tests.sim.test_crash_points import world
 
 

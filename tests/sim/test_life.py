@@ -21,10 +21,10 @@ from common.errors import Internal, NotFound, SkerryError, Temporary
 from common.faults import Died
 from common.ids import Id
 from common.kinds.kind import AnyResource
+from sim.cloud import Cloud
+from sim.world import Lost, Node, World
 from tests.sim import checks
-from tests.sim.cloud import Cloud
 from tests.sim.lives import KEY, clear
-from tests.sim.world import Lost, Node, World
 
 EXAMPLES = int(os.environ.get("SKERRY_SIM_EXAMPLES", "12"))
 

@@ -5,7 +5,7 @@ from structlog.testing import capture_logs
 
 from common.ids import body
 from controller.store.rows import Operation
-from tests.sim.cloud import Cloud
+from sim.cloud import Cloud
 from tests.sim.lives import prepare, reaches, vanishes
 from tests.sim.test_crash_points import world
 

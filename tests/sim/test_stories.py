@@ -7,10 +7,10 @@ from common.errors import OutOfSpace
 from common.kinds.kind import AnyResource
 from common.refusal import Refusal
 from controller.fleet.audit import compare
-from tests.sim.cloud import Cloud
+from sim.cloud import Cloud
+from sim.process import Agent
+from sim.world import BOOT_S, Node
 from tests.sim.lives import clear, gone, prepare, quiet, reaches
-from tests.sim.process import Agent
-from tests.sim.world import BOOT_S, Node
 
 
 def boot(cloud: Cloud, name: str = "web", **spec: object) -> Node:

@@ -22,7 +22,7 @@ from controller.store.writes import (
     ReleaseVni,
     SetCapacity,
 )
-from tests.sim.database import inline_store
+from sim.database import inline_store
 from tests.store.desk import Clock, Desk, take
 
 NET = Id("net-00000000000a")

@@ -30,7 +30,7 @@ from controller.store.writes import (
     RemoveToken,
     Tombstone,
 )
-from tests.sim.database import inline_store
+from sim.database import inline_store
 from tests.store.desk import Desk, take
 from tests.store.same import same
 

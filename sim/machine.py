@@ -9,8 +9,8 @@ from common.documents import ImageRef
 from common.errors import Temporary
 from common.ids import Id
 from common.protocol import Inventory
-from tests.sim.hypervisor import Guests
-from tests.sim.kernel import Halfway, Kernel
+from sim.hypervisor import Guests
+from sim.kernel import Halfway, Kernel
 
 LEASED_AFTER_S = 1.0
 """A guest has booted and asked for its address after so long."""

@@ -19,7 +19,7 @@ from common.errors import Temporary
 from common.faults import Faults
 from common.ids import HostId, Id
 from common.protocol import Found, HostEvent
-from tests.sim.machine import Machine
+from sim.machine import Machine
 
 PLACE = DomainPlace(
     volumes=Path("/volumes"),

@@ -35,8 +35,8 @@ from controller.loop.loop import Loop
 from controller.pki.authority import Authority, Signed
 from controller.store.store import Feed, Store
 from controller.store.writer import InlineWriter
-from tests.sim.machine import Machine
-from tests.sim.units import kinds
+from sim.machine import Machine
+from sim.units import kinds
 
 _up = msgspec.msgpack.Decoder(Up)
 _down = msgspec.msgpack.Decoder(Down)

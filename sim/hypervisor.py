@@ -9,7 +9,7 @@ from agent.drivers.hypervisor import NAMESPACE, Activity, Cause, ListedDomain, L
 from common.clock import Clock
 from common.errors import NotFound, Temporary
 from common.ids import Id
-from tests.sim.kernel import Kernel
+from sim.kernel import Kernel
 
 GUEST_STOPS_S = 3.0
 """A guest that obeys the power button is off after so long."""

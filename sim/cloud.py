@@ -14,8 +14,8 @@ from controller.auth.caller import Caller
 from controller.kinds import admission
 from controller.kinds.admission import Admission, Context, NewResource, Patch
 from controller.store.working import WorkingSet
-from tests.sim.process import Controller
-from tests.sim.world import RESTART_S, Lost, Node, World
+from sim.process import Controller
+from sim.world import RESTART_S, Lost, Node, World
 
 R = TypeVar("R")
 

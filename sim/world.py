@@ -17,10 +17,10 @@ from common.ids import HostId
 from common.protocol import Welcome
 from common.tls import Peer
 from controller.fleet.sessions import Session
-from tests.sim.database import memory_engine
-from tests.sim.machine import Machine
-from tests.sim.process import Agent, Controller, SimAuthority
-from tests.sim.wire import Wire
+from sim.database import memory_engine
+from sim.machine import Machine
+from sim.process import Agent, Controller, SimAuthority
+from sim.wire import Wire
 
 R = TypeVar("R")
 P = ParamSpec("P")

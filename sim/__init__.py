@@ -1,0 +1,1 @@
+"""The simulator: the real controller and agents over simulated machines, with a virtual clock or over real sockets."""
