@@ -6,13 +6,30 @@ import msgspec
 
 from common.kinds.kind import Column, Kind, Role, Scope, Spec, Status
 
+Vcpus = Annotated[int, msgspec.Meta(ge=1, le=256)]
+MemoryMib = Annotated[int, msgspec.Meta(ge=64, le=1 << 23)]
+DiskGib = Annotated[int, msgspec.Meta(ge=1, le=65536)]
+
 
 class SizeSpec(Spec, frozen=True):
-    """One entry of the catalogue."""
+    """One entry of the catalogue. With a `…_max` it is a custom one: machines choose between the two bounds."""
 
-    vcpus: Annotated[int, msgspec.Meta(ge=1, le=256, description="virtual CPUs")]
-    memory_mib: Annotated[int, msgspec.Meta(ge=64, le=1 << 23, description="memory, MiB")]
-    disk_gib: Annotated[int, msgspec.Meta(ge=1, le=65536, description="root disk, GiB")]
+    vcpus: Annotated[Vcpus, msgspec.Meta(description="virtual CPUs; the least, where vcpus_max is given")]
+    memory_mib: Annotated[MemoryMib, msgspec.Meta(description="memory, MiB; the least, where memory_mib_max is given")]
+    disk_gib: Annotated[DiskGib, msgspec.Meta(description="root disk, GiB; the least, where disk_gib_max is given")]
+    vcpus_max: Annotated[
+        Vcpus | None, msgspec.Meta(description="the most virtual CPUs a machine may ask for; none: always vcpus")
+    ] = None
+    memory_mib_max: Annotated[
+        MemoryMib | None, msgspec.Meta(description="the most memory a machine may ask for; none: always memory_mib")
+    ] = None
+    memory_mib_step: Annotated[
+        int,
+        msgspec.Meta(ge=1, le=1 << 20, description="what a machine asks for is memory_mib and so many more of these"),
+    ] = 1
+    disk_gib_max: Annotated[
+        DiskGib | None, msgspec.Meta(description="the largest root disk a machine may ask for; none: always disk_gib")
+    ] = None
 
 
 SIZE = Kind(
@@ -33,5 +50,7 @@ SIZE = Kind(
     create=Role.ADMIN,
     change=None,
     delete=Role.ADMIN,
-    fixed=frozenset({"vcpus", "memory_mib", "disk_gib"}),
+    fixed=frozenset(
+        {"vcpus", "memory_mib", "disk_gib", "vcpus_max", "memory_mib_max", "memory_mib_step", "disk_gib_max"}
+    ),
 )

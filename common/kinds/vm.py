@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from common.kinds.kind import Column, Extra, Kind, Ref, Role, Scope, ServerSet, Spec, Status, Verb
+from common.kinds.size import DiskGib, MemoryMib, Vcpus
 
 
 class VmSpec(Spec, frozen=True):
@@ -12,6 +13,15 @@ class VmSpec(Spec, frozen=True):
 
     image: Annotated[str, Ref("image"), msgspec.Meta(description="what it boots from", examples=["tiny"])]
     size: Annotated[str, Ref("size"), msgspec.Meta(description="CPU, memory and disk", examples=["small"])]
+    vcpus: Annotated[
+        Vcpus | None, msgspec.Meta(description="virtual CPUs, within the bounds of a custom size; none: its least")
+    ] = None
+    memory_mib: Annotated[
+        MemoryMib | None, msgspec.Meta(description="memory, MiB, within the bounds of a custom size; none: its least")
+    ] = None
+    disk_gib: Annotated[
+        DiskGib | None, msgspec.Meta(description="root disk, GiB, within the bounds of a custom size; none: its least")
+    ] = None
     networks: Annotated[
         tuple[Annotated[str, Ref("network")], ...],
         msgspec.Meta(min_length=1, max_length=8, description="a NIC in each, in this order"),
@@ -118,5 +128,5 @@ VM = Kind(
         ),
         Extra(name="why", method="GET", summary="Explain why the machine is not as wished.", role=Role.READER),
     ),
-    fixed=frozenset({"image", "size", "networks", "host"}),
+    fixed=frozenset({"image", "size", "vcpus", "memory_mib", "disk_gib", "networks", "host"}),
 )

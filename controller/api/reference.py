@@ -221,7 +221,8 @@ def errors_page() -> str:
 def _example_problem() -> object:
     error = next(one for one in ERRORS if one.code == "invalid")
     problem: SkerryError = error(
-        "size small has a disk of 10 GiB; image debian-12 needs 24", fix="use a size with a disk of 24 GiB or more"
+        "vm web has a disk of 10 GiB (size small); image debian-12 needs 24",
+        fix="use a size with a disk of 24 GiB or more",
     )
     return problem.problem()
 

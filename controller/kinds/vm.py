@@ -11,7 +11,7 @@ from controller.auth.caller import Caller, require_operator
 from controller.kinds.network import guest_mtu
 from controller.kinds.outcome import Do, Done, Outcome, Place, Wait
 from controller.kinds.plain import silence
-from controller.kinds.shape import shape_of
+from controller.kinds.shape import admit_shape, shape_of
 from controller.kinds.volume import image_ref
 from controller.scheduler.choose import Demand
 from controller.store.rows import Placement
@@ -36,10 +36,12 @@ def admit(row: AnyResource, was: AnyResource | None, seen: WorkingSet, caller: C
         require_operator(caller, f"pinning vm {row.name} to a host")
     if len(set(spec.networks)) != len(spec.networks):
         raise Invalid(f"vm {row.name}: a network is named twice", fix="name each network once: a NIC in each")
+    admit_shape(row, seen)
     image, shape = seen.get(Id(spec.image)), shape_of(row, seen)
     if image and shape and image.spec.disk_gib > shape.disk_gib:
         raise Invalid(
-            f"size {shape.size} has a disk of {shape.disk_gib} GiB; image {image.name} needs {image.spec.disk_gib}",
+            f"vm {row.name} has a disk of {shape.disk_gib} GiB (size {shape.size}); "
+            f"image {image.name} needs {image.spec.disk_gib}",
             fix=f"use a size with a disk of {image.spec.disk_gib} GiB or more",
         )
     return spec

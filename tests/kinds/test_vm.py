@@ -272,7 +272,7 @@ async def test_a_disk_too_small_for_its_image_is_refused_with_the_size_it_takes(
     await bench.create("size", "", "nano", vcpus=1, memory_mib=64, disk_gib=1)
     with pytest.raises(Invalid) as refused:
         bench.admit_create("vm", "shop", "web", image="tiny", size="nano")
-    assert refused.value.detail == "size nano has a disk of 1 GiB; image tiny needs 2"
+    assert refused.value.detail == "vm web has a disk of 1 GiB (size nano); image tiny needs 2"
     assert refused.value.fix == "use a size with a disk of 2 GiB or more"
 
 
