@@ -1,15 +1,16 @@
 """The chain of events: each row's hash covers the row and the hash before it, so that history can't be changed unseen.
 
 `hash = sha256(hash before + canonical row)`, computed in the transaction that appends, in commit order; the chain's
-head is a row of its own. Whoever changes, removes, inserts or swaps rows breaks the chain at the first of them. Who
-rewrites everything from there on, head included, is found by a head that was noted outside.
+head is a row of its own, read and written once a commit. Whoever changes, removes, inserts or swaps rows breaks the
+chain at the first of them. Who rewrites everything from there on, head included, is found by a head that was noted
+outside.
 """
 
 import hashlib
 from typing import Any
 
 import msgspec
-from sqlalchemy import RowMapping, func, insert, select, update
+from sqlalchemy import RowMapping, select
 
 from common.codec import to_json
 from controller.store import tables
@@ -36,23 +37,15 @@ def link(before: str, row: RowMapping | dict[str, Any]) -> str:
 
 def append(tx: Tx, event: Event) -> None:
     """Append a line to the event table, as the chain's new head."""
-    head = _head(tx)
-    last = tx.run(select(func.max(tables.event.c.seq))).scalar_one() or 0
+    head = tx.batch.head
     values: dict[str, Any] = {name: getattr(event, name) for name in COVERED}
     # A host may have worded it, and PostgreSQL's text knows no NUL.
     values["message"] = event.message.replace("\0", "\ufffd")
     values |= {"at": float(event.at), "before": event.before.decode(), "after": event.after.decode()}
-    values["seq"] = max(head.seq, last) + 1  # a row that was slipped in behind the head must not stop all work
+    values["seq"] = tx.batch.next_event()
     values["hash"] = link(head.hash, values)
-    tx.run(insert(tables.event).values(**values))
-    tx.run(update(tables.chain).values(seq=values["seq"], hash=values["hash"]))
+    tx.batch.append(values)
     tx.put(msgspec.structs.replace(event, seq=values["seq"], hash=values["hash"], message=values["message"]))
-
-
-def _head(tx: Tx) -> Head:
-    """Read the head; where writers run side by side, whoever holds it is the next to append."""
-    found = tx.run(select(tables.chain.c.seq, tables.chain.c.hash).with_for_update()).one()
-    return Head(seq=found.seq, hash=found.hash)
 
 
 class Walk:
@@ -92,7 +85,7 @@ class Walk:
         return None
 
     def _end(self, tx: Tx) -> Verified:
-        head, last = _head(tx), self._last
+        head, last = tx.batch.head, self._last
         if last.seq < head.seq:
             return self._bad(tx, (last.seq + 1, f"events {last.seq + 1} to {head.seq} are missing at the end"))
         if last.seq > head.seq:
@@ -105,4 +98,4 @@ class Walk:
 
     def _bad(self, tx: Tx, found: tuple[int, str]) -> Verified:
         seq, problem = found
-        return Verified(intact=False, events=self._count, head=_head(tx), first_bad=seq, problem=problem)
+        return Verified(intact=False, events=self._count, head=tx.batch.head, first_bad=seq, problem=problem)

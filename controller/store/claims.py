@@ -2,15 +2,54 @@
 
 from ipaddress import IPv4Network
 
-from sqlalchemy import delete, exists, func, insert, select, update
+from sqlalchemy import bindparam, delete, exists, func, insert, select, text, update
 
 from common.errors import Conflict, NoCapacity
 from common.ids import HostId, Id
 from common.refusal import Refusal
 from controller.store import tables
+from controller.store.prepared import Prepared
 from controller.store.rows import Address, Capacity, Placement, Vni
 from controller.store.tx import Tx
 from controller.store.writes import ClaimAddress
+
+_p, _c, _a, _r = tables.placement.c, tables.capacity.c, tables.address.c, tables.resource.c
+_RESERVE = Prepared(
+    text(
+        "INSERT INTO placement (owner, host, vcpus, memory_mib, disk_gib) "
+        "VALUES (:owner, :host, :vcpus, :memory_mib, :disk_gib) ON CONFLICT (owner) DO NOTHING"
+    )
+)
+_SELL = Prepared(
+    update(tables.capacity)
+    .where(
+        _c.host == bindparam("of"),
+        _c.vcpus_used + bindparam("more_vcpus") <= _c.vcpus,
+        _c.memory_mib_used + bindparam("more_memory_mib") <= _c.memory_mib,
+        _c.disk_gib_used + bindparam("more_disk_gib") <= _c.disk_gib,
+        exists().where(_r.id == _c.host, _r.deleted_at.is_(None)),
+    )
+    .values(
+        vcpus_used=_c.vcpus_used + bindparam("more_vcpus"),
+        memory_mib_used=_c.memory_mib_used + bindparam("more_memory_mib"),
+        disk_gib_used=_c.disk_gib_used + bindparam("more_disk_gib"),
+    )
+)
+_RELEASE = Prepared(delete(tables.placement).where(_p.owner == bindparam("of")).returning(*_p))
+_TAKE_BACK = Prepared(
+    update(tables.capacity)
+    .where(_c.host == bindparam("of"))
+    .values(
+        vcpus_used=_c.vcpus_used - bindparam("less_vcpus"),
+        memory_mib_used=_c.memory_mib_used - bindparam("less_memory_mib"),
+        disk_gib_used=_c.disk_gib_used - bindparam("less_disk_gib"),
+    )
+)
+_HAS_ADDRESS = Prepared(select(_a.address).where(_a.vm == bindparam("of"), _a.index == bindparam("of_index")))
+_HIGHEST = Prepared(select(func.max(_a.offset)).where(_a.network == bindparam("of")))
+_ASSIGN = Prepared(insert(tables.address))
+_ADDRESS = (_a.network, _a.address, _a.vm, _a.index, _a.mac)
+_FREE_ADDRESSES = Prepared(delete(tables.address).where(_a.vm == bindparam("of")).returning(*_ADDRESS))
 
 FIRST_VNI = 4096
 LAST_VNI = (1 << 24) - 1
@@ -19,62 +58,36 @@ FIRST_HOST_OFFSET = 2  # 0 is the subnet itself, 1 the gateway
 
 def take_placement(tx: Tx, wanted: Placement) -> None:
     """Reserve capacity, where the host still has it. Raises Conflict where it was sold meanwhile."""
-    table = tables.placement
-    if tx.run(select(table.c.host).where(table.c.owner == wanted.owner)).scalar_one_or_none():
+    vcpus, memory_mib, disk_gib = wanted.vcpus, wanted.memory_mib, wanted.disk_gib
+    if not tx.change(
+        _RESERVE, owner=wanted.owner, host=wanted.host, vcpus=vcpus, memory_mib=memory_mib, disk_gib=disk_gib
+    ):
         return
-    if _sell(tx, wanted.host, wanted.vcpus, wanted.memory_mib, wanted.disk_gib) == 0:
+    if not _sell(tx, wanted.host, vcpus, memory_mib, disk_gib):
         raise Conflict(f"host {wanted.host} has no room any more for {wanted.owner}")
-    tx.run(
-        insert(table).values(
-            owner=wanted.owner,
-            host=wanted.host,
-            vcpus=wanted.vcpus,
-            memory_mib=wanted.memory_mib,
-            disk_gib=wanted.disk_gib,
-        )
-    )
     tx.put(wanted)
 
 
 def _sell(tx: Tx, host: HostId, vcpus: int, memory_mib: int, disk_gib: int) -> int:
     """Add to what a host has sold, only while it stays within what it may sell and is not being deleted: the rows that
     changed, 1 or 0."""
-    c, r = tables.capacity.c, tables.resource.c
-    sale = (
-        update(tables.capacity)
-        .where(
-            c.host == host,
-            c.vcpus_used + vcpus <= c.vcpus,
-            c.memory_mib_used + memory_mib <= c.memory_mib,
-            c.disk_gib_used + disk_gib <= c.disk_gib,
-            exists().where(r.id == c.host, r.deleted_at.is_(None)),
-        )
-        .values(
-            vcpus_used=c.vcpus_used + vcpus,
-            memory_mib_used=c.memory_mib_used + memory_mib,
-            disk_gib_used=c.disk_gib_used + disk_gib,
-        )
-    )
-    return tx.run(sale).rowcount
+    return tx.change(_SELL, of=host, more_vcpus=vcpus, more_memory_mib=memory_mib, more_disk_gib=disk_gib)
 
 
 def release_placement(tx: Tx, owner: Id) -> None:
     """Give an owner's capacity back."""
-    table = tables.placement
-    row = tx.run(delete(table).where(table.c.owner == owner).returning(*table.c)).mappings().one_or_none()
-    if row is None:
+    found = tx.row(_RELEASE, of=owner)
+    if found is None:
         return
-    c = tables.capacity.c
-    tx.run(
-        update(tables.capacity)
-        .where(c.host == row["host"])
-        .values(
-            vcpus_used=c.vcpus_used - row["vcpus"],
-            memory_mib_used=c.memory_mib_used - row["memory_mib"],
-            disk_gib_used=c.disk_gib_used - row["disk_gib"],
-        )
+    row = Placement(**dict(zip(Placement.__struct_fields__, found, strict=True)))
+    tx.change(
+        _TAKE_BACK,
+        of=row.host,
+        less_vcpus=row.vcpus,
+        less_memory_mib=row.memory_mib,
+        less_disk_gib=row.disk_gib,
     )
-    tx.gone(Placement(**row))
+    tx.gone(row)
 
 
 def set_capacity(tx: Tx, wanted: Capacity) -> None:
@@ -97,24 +110,27 @@ def claim_address(tx: Tx, wanted: ClaimAddress) -> None:
     """Reserve an address: the one after the highest in use, so that one just freed is not handed out again at once;
     at the subnet's end, the lowest gap. Raises NoCapacity where the subnet is full.
     """
-    table, c = tables.address, tables.address.c
-    if tx.run(select(c.address).where(c.vm == wanted.vm, c.index == wanted.index)).scalar_one_or_none():
+    if tx.row(_HAS_ADDRESS, of=wanted.vm, of_index=wanted.index):
         return
     subnet = IPv4Network(wanted.cidr)
     last = subnet.num_addresses - 2
-    highest = tx.run(select(func.max(c.offset)).where(c.network == wanted.network)).scalar_one()
+    ((highest,),) = tx.rows(_HIGHEST, of=wanted.network)
     offset = FIRST_HOST_OFFSET if highest is None else highest + 1
     if offset > last:
-        taken = set(tx.run(select(c.offset).where(c.network == wanted.network)).scalars())
+        taken = set(tx.run(select(_a.offset).where(_a.network == wanted.network)).scalars())
         free = next((n for n in range(FIRST_HOST_OFFSET, last + 1) if n not in taken), None)
         if free is None:
             raise NoCapacity("no free address", refusal=_subnet_full(subnet, len(taken)))
         offset = free
     row = Address(network=wanted.network, address=str(subnet[offset]), vm=wanted.vm, index=wanted.index, mac=wanted.mac)
-    tx.run(
-        insert(table).values(
-            network=row.network, offset=offset, address=row.address, vm=row.vm, index=row.index, mac=row.mac
-        )
+    tx.change(
+        _ASSIGN,
+        network=row.network,
+        offset=offset,
+        address=row.address,
+        vm=row.vm,
+        index=row.index,
+        mac=row.mac,
     )
     tx.put(row)
 
@@ -128,12 +144,8 @@ def _subnet_full(subnet: IPv4Network, taken: int) -> Refusal:
 
 def release_addresses(tx: Tx, vm: Id) -> None:
     """Give all addresses of a VM back."""
-    c = tables.address.c
-    rows = tx.run(
-        delete(tables.address).where(c.vm == vm).returning(c.network, c.address, c.vm, c.index, c.mac)
-    ).mappings()
-    for row in rows.all():
-        tx.gone(Address(**row))
+    for network, address, owner, index, mac in tx.rows(_FREE_ADDRESSES, of=vm):
+        tx.gone(Address(network=network, address=address, vm=owner, index=index, mac=mac))
 
 
 def claim_vni(tx: Tx, network: Id) -> None:

@@ -20,7 +20,7 @@ def open_database(url: str) -> Engine:
     Raises Invalid for another kind of URL.
     """
     if url.startswith("sqlite"):
-        engine = create_engine(url, connect_args={"timeout": 10, "check_same_thread": False})
+        engine = create_engine(url, paramstyle="named", connect_args={"timeout": 10, "check_same_thread": False})
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_immediately)
         return engine

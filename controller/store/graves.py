@@ -1,12 +1,16 @@
 """Graves: what is gone, and at which revision, for watchers that were away when it went. The newest are kept."""
 
+import msgspec
 from sqlalchemy import delete, func, insert, select
 
 from common.kinds.kind import AnyResource
 from controller.store import tables
+from controller.store.prepared import Prepared
 from controller.store.rows import GRAVES_KEPT, Grave
 from controller.store.tx import Tx
 from controller.store.working import is_public
+
+_BURY = Prepared(insert(tables.grave))
 
 
 def bury(tx: Tx, row: AnyResource) -> None:
@@ -14,8 +18,7 @@ def bury(tx: Tx, row: AnyResource) -> None:
     grave = Grave(
         id=row.id, kind=row.kind, project=row.project, name=row.name, public=is_public(row), revision=tx.revision
     )
-    values = {name: getattr(grave, name) for name in grave.__struct_fields__}
-    tx.run(insert(tables.grave).values(**values))
+    tx.change(_BURY, **msgspec.structs.asdict(grave))
     tx.put(grave)
 
 

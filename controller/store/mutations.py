@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
-from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy import bindparam, delete, insert, literal_column, select, text, update
 
 from common.codec import to_json
 from common.errors import Conflict
@@ -12,8 +12,9 @@ from common.ids import Id, RequestId
 from common.kinds.kind import AnyResource, Status
 from common.refusal import Refusal
 from controller.store import chain, graves, tables, timeline
+from controller.store.prepared import Prepared
 from controller.store.rows import Event, EventResult, Operation, OperationState, OperationStep
-from controller.store.tx import Tx, resource_values
+from controller.store.tx import Tx, insert_resource
 from controller.store.working import is_public, references
 from controller.store.writes import Mutation, Taken
 
@@ -26,11 +27,44 @@ DROP_EVERY = 1000
 
 M = TypeVar("M", bound=Mutation)
 
-_POKE = text(
-    "INSERT INTO queue (resource, due_at, pokes, leased_by, leased_until) VALUES (:resource, 0, 1, NULL, 0) "
-    "ON CONFLICT (resource) DO UPDATE SET due_at = 0, pokes = queue.pokes + 1"
+_POKE = Prepared(
+    text(
+        "INSERT INTO queue (resource, due_at, pokes, leased_by, leased_until) VALUES (:resource, 0, 1, NULL, 0) "
+        "ON CONFLICT (resource) DO UPDATE SET due_at = 0, pokes = queue.pokes + 1"
+    )
 )
 """The same words mean the same to SQLite and to PostgreSQL, and SQLAlchemy has none of its own for both."""
+
+_r, _o = tables.resource.c, tables.operation.c
+_NAMED = Prepared(
+    select(_r.id).where(
+        _r.kind == bindparam("of_kind"), _r.project == bindparam("of_project"), _r.name == bindparam("of_name")
+    )
+)
+_PROJECT = Prepared(
+    select(_r.id).where(
+        _r.kind == literal_column("'project'"), _r.project == literal_column("''"),
+        _r.name == bindparam("of_name"), _r.deleted_at.is_(None),
+    )
+)  # fmt: skip
+_WANTED = Prepared(select(_r.id).where(_r.id == bindparam("of"), _r.deleted_at.is_(None)))
+_CHANGE = Prepared(
+    update(tables.resource)
+    .where(_r.id == bindparam("of"), _r.generation == bindparam("of_generation"))
+    .values({name: bindparam(name) for name in ("spec", "labels", "generation", "deleted_at", "revision")})
+)
+_OBSERVE = Prepared(
+    update(tables.resource)
+    .where(_r.id == bindparam("of"))
+    .values({name: bindparam(name) for name in ("status", "observed_generation", "revision")})
+)
+_OPEN = Prepared(insert(tables.operation))
+_SAY = Prepared(
+    update(tables.operation)
+    .where(_o.id == bindparam("of"), _o.finished_at.is_(None))
+    .values({name: bindparam(name) for name in ("body", "finished_at", "revision")})
+)
+_UNFINISHED = Prepared(select(_o.body).where(_o.resource == bindparam("of"), _o.finished_at.is_(None)))
 
 
 def admit(tx: Tx, mutation: M) -> M:
@@ -44,14 +78,13 @@ def admit(tx: Tx, mutation: M) -> M:
     for closing in mutation.closes:
         _store_operation(tx, closing)
     operation = msgspec.structs.replace(mutation.operation, generation=row.generation, revision=tx.revision)
-    tx.run(
-        insert(tables.operation).values(
-            id=operation.id,
-            resource=operation.resource,
-            finished_at=None,
-            body=to_json(operation).decode(),
-            revision=operation.revision,
-        )
+    tx.change(
+        _OPEN,
+        id=operation.id,
+        resource=operation.resource,
+        finished_at=None,
+        body=to_json(operation).decode(),
+        revision=operation.revision,
     )
     tx.put(operation)
     chain.append(tx, mutation.event)
@@ -64,28 +97,23 @@ def admit(tx: Tx, mutation: M) -> M:
 def _insert(tx: Tx, wanted: AnyResource) -> AnyResource:
     _refuse_gone_project(tx, wanted.project)
     row = msgspec.structs.replace(wanted, revision=tx.revision)
-    c = tables.resource.c
-    named = select(c.id).where(c.kind == row.kind, c.project == row.project, c.name == row.name)
-    if tx.run(named).scalar_one_or_none() is not None:
+    if tx.row(_NAMED, of_kind=row.kind, of_project=row.project, of_name=row.name):
         raise Conflict(f"there is a {row.kind} {row.name} already", fix="choose another name")
-    tx.run(insert(tables.resource).values(**resource_values(row)))
-    tx.put(row)
+    insert_resource(tx, row)
     return row
 
 
 def _update(tx: Tx, wanted: AnyResource, was: AnyResource) -> AnyResource:
-    c = tables.resource.c
-    there = tx.run(
-        update(tables.resource)
-        .where(c.id == was.id, c.generation == was.generation)
-        .values(
-            spec=to_json(wanted.spec).decode(),
-            labels=to_json(wanted.labels).decode(),
-            generation=wanted.generation,
-            deleted_at=wanted.deleted_at,
-            revision=tx.revision,
-        )
-    ).rowcount
+    there = tx.change(
+        _CHANGE,
+        of=was.id,
+        of_generation=was.generation,
+        spec=to_json(wanted.spec).decode(),
+        labels=to_json(wanted.labels).decode(),
+        generation=wanted.generation,
+        deleted_at=wanted.deleted_at,
+        revision=tx.revision,
+    )
     row = tx.resource(was.id)
     if not there or row is None:
         raise Conflict(f"{was.kind} {was.name} changed meanwhile", fix="read it again, then repeat the request")
@@ -100,23 +128,19 @@ def _refuse_gone_references(tx: Tx, row: AnyResource) -> None:
     wanted = set(references(row))
     if not wanted or row.deleted_at is not None:
         return
-    c = tables.resource.c
-    there = set(tx.run(select(c.id).where(c.id.in_(wanted), c.deleted_at.is_(None))).scalars())
-    if missing := wanted - there:
-        raise Conflict(f"{', '.join(sorted(missing))} was deleted meanwhile", fix="use another one")
+    if missing := sorted(one for one in wanted if not tx.row(_WANTED, of=one)):
+        raise Conflict(f"{', '.join(missing)} was deleted meanwhile", fix="use another one")
 
 
 def _refuse_gone_project(tx: Tx, name: str) -> None:
     """Nothing is made in a project that goes: nobody could name it, and so delete it, afterwards."""
-    c = tables.resource.c
-    project = select(c.id).where(c.kind == "project", c.name == name, c.deleted_at.is_(None))
-    if name and tx.run(project).scalar_one_or_none() is None:
+    if name and not tx.row(_PROJECT, of_name=name):
         raise Conflict(f"project {name} was deleted meanwhile", fix="use another project")
 
 
 def poke(tx: Tx, resource: Id) -> None:
     """Make a resource due now. A poke during its turn is not lost: the turn's end compares the counter."""
-    tx.run(_POKE, {"resource": resource})
+    tx.change(_POKE, resource=resource)
     tx.poked.add(resource)
 
 
@@ -142,12 +166,13 @@ def conclude(tx: Tx, found: Conclusion, open_operations: Sequence[Operation]) ->
     done = found.state == "done"
     observed = row.generation if done else row.observed_generation
     if found.status != row.status or observed != row.observed_generation:
-        c = tables.resource.c
-        there = tx.run(
-            update(tables.resource)
-            .where(c.id == row.id)
-            .values(status=to_json(found.status).decode(), observed_generation=observed, revision=tx.revision)
-        ).rowcount
+        there = tx.change(
+            _OBSERVE,
+            of=row.id,
+            status=to_json(found.status).decode(),
+            observed_generation=observed,
+            revision=tx.revision,
+        )
         now = tx.resource(row.id) if there else None
         if now:
             tx.put(now)
@@ -187,10 +212,8 @@ def progress(tx: Tx, operations: Sequence[Operation], message: str, taken: Taken
 
 def close_operations(tx: Tx, row: AnyResource, *, message: str) -> tuple[Operation, ...]:
     """Finish every open operation of a resource that is gone: its deletes are done, the rest is overtaken."""
-    table, c = tables.operation, tables.operation.c
-    bodies = tx.run(select(table.c.body).where(c.resource == row.id, c.finished_at.is_(None))).scalars().all()
     closed = []
-    for body in bodies:
+    for (body,) in tx.rows(_UNFINISHED, of=row.id):
         operation = msgspec.json.decode(body, type=Operation)
         if operation.verb == "delete":
             after = _finished(tx, operation, message)
@@ -203,12 +226,7 @@ def close_operations(tx: Tx, row: AnyResource, *, message: str) -> tuple[Operati
 
 def _store_operation(tx: Tx, operation: Operation) -> Operation:
     row = msgspec.structs.replace(operation, revision=tx.revision)
-    there = tx.run(
-        update(tables.operation)
-        .where(tables.operation.c.id == row.id, tables.operation.c.finished_at.is_(None))
-        .values(body=to_json(row).decode(), finished_at=row.finished_at, revision=row.revision)
-    ).rowcount
-    if there:
+    if tx.change(_SAY, of=row.id, body=to_json(row).decode(), finished_at=row.finished_at, revision=row.revision):
         tx.put(row)
         if row.finished_at is not None:
             chain.append(tx, _end_of(tx, row))

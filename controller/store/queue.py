@@ -3,15 +3,22 @@
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import or_, select, update
+from sqlalchemy import bindparam, null, or_, select, update
 
 from common.ids import Id
 from controller.store import tables
+from controller.store.prepared import Prepared
 from controller.store.rows import QueueRow
 from controller.store.tx import Tx
 
 LEASE_S = 15.0
 """A turn under way renews it; without, the row is anybody's again after so long."""
+
+
+_q = tables.queue.c
+_GIVE_BACK = update(tables.queue).values(due_at=bindparam("due_at"), leased_by=null())
+_FINISH = Prepared(_GIVE_BACK.where(_q.resource == bindparam("of"), _q.pokes == bindparam("seen")))
+_FINISH_POKED = Prepared(_GIVE_BACK.where(_q.resource == bindparam("of")))
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,13 +51,9 @@ def finish(tx: Tx, done: Finished) -> float | None:
 
     None: the resource is gone.
     """
-    c = tables.queue.c
-    same = (c.resource == done.resource, c.pokes == done.pokes)
-    if tx.run(update(tables.queue).where(*same).values(due_at=done.due_at, leased_by=None)).rowcount:
+    if tx.change(_FINISH, of=done.resource, seen=done.pokes, due_at=done.due_at):
         return done.due_at
-    if tx.run(update(tables.queue).where(c.resource == done.resource).values(due_at=0.0, leased_by=None)).rowcount:
-        return 0.0
-    return None
+    return 0.0 if tx.change(_FINISH_POKED, of=done.resource, due_at=0.0) else None
 
 
 def hand_over(tx: Tx, worker: str, resource: Id) -> None:

@@ -7,18 +7,37 @@ a crash or beside itself gets the first answer again, and the thing is done once
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, insert, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import bindparam, delete, select, text
 
 from common.codec import to_json
 from common.errors import Conflict, KeyReused
 from controller.store import tables
+from controller.store.prepared import Prepared
 from controller.store.rows import Operation
 from controller.store.tx import Tx, resource_from, resource_values
 from controller.store.writes import First, Mutation, Once
 
 KEPT_S = 24 * 3600.0
 """How long a key stands for its first request."""
+
+
+_c = tables.repeat.c
+_RECALL = Prepared(
+    select(_c.fingerprint, _c.body).where(
+        _c.caller == bindparam("of"), _c.key == bindparam("of_key"), _c.at > bindparam("since")
+    )
+)
+_DROP = Prepared(
+    delete(tables.repeat).where(
+        _c.caller == bindparam("of"), _c.key == bindparam("of_key"), _c.at <= bindparam("before")
+    )
+)
+_KEEP = Prepared(
+    text(
+        "INSERT INTO repeat (caller, key, fingerprint, at, body) VALUES (:caller, :key, :fingerprint, :at, :body) "
+        "ON CONFLICT (caller, key) DO NOTHING"
+    )
+)
 
 
 class _Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,23 +51,21 @@ def recall(tx: Tx, once: Once) -> First | None:
 
     Raises KeyReused where the key stands for another request.
     """
-    c = tables.repeat.c
-    where = (c.caller == once.caller, c.key == once.key, c.at > tx.now - KEPT_S)
-    row = tx.run(select(c.fingerprint, c.body).where(*where)).one_or_none()
+    row = tx.row(_RECALL, of=once.caller, of_key=once.key, since=tx.now - KEPT_S)
     if row is None:
         return None
-    if row.fingerprint != once.fingerprint:
+    fingerprint, body = row
+    if fingerprint != once.fingerprint:
         raise KeyReused(
             f"Idempotency-Key {once.key} stands for another request of {once.caller} in the last 24 hours",
             fix="use a fresh key for each request; the same key only to repeat the same method, address and body",
         )
-    kept = msgspec.json.decode(row.body, type=_Kept)
+    kept = msgspec.json.decode(body, type=_Kept)
     return First(resource=resource_from(kept.resource), operation=kept.operation, revealed=kept.revealed)
 
 
 def keep(tx: Tx, done: Mutation, once: Once) -> None:
     """Keep what this request is answered with. Raises Conflict where it is being carried out elsewhere as well."""
-    table, c = tables.repeat, tables.repeat.c
     kept = _Kept(resource=resource_values(done.resource), operation=done.operation, revealed=done.reveals)
     row = {
         "caller": once.caller,
@@ -57,12 +74,9 @@ def keep(tx: Tx, done: Mutation, once: Once) -> None:
         "at": tx.now,
         "body": to_json(kept).decode(),
     }
-    tx.run(delete(table).where(c.caller == once.caller, c.key == once.key, c.at <= tx.now - KEPT_S))
-    try:
-        with tx.connection.begin_nested():
-            tx.run(insert(table).values(**row))
-    except IntegrityError as err:
-        raise Conflict(f"Idempotency-Key {once.key} is in use by a request under way", fix="try again") from err
+    tx.change(_DROP, of=once.caller, of_key=once.key, before=tx.now - KEPT_S)
+    if not tx.change(_KEEP, **row):
+        raise Conflict(f"Idempotency-Key {once.key} is in use by a request under way", fix="try again")
 
 
 def drop_old(tx: Tx) -> None:

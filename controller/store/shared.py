@@ -25,10 +25,11 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from common.errors import Temporary
 from common.ids import Id
 from controller.store import changes
+from controller.store.batch import Batch
 from controller.store.changes import Commit, Gap
 from controller.store.rows import Change
-from controller.store.tx import Counter, Tx
-from controller.store.writer import MOST_TOGETHER, Job, not_written
+from controller.store.tx import Tx
+from controller.store.writer import MOST_TOGETHER, Job, not_written, run_jobs
 
 log = structlog.get_logger(__name__)
 
@@ -259,17 +260,17 @@ class SharedWriter:
         connection = self._connected()
         with connection.begin():
             opening = self._open(connection)
-            counter = Counter(opening.revision)
-            self._run(jobs, connection, opening.now, counter)
+            batch = Batch(connection, opening.revision)
+            run_jobs(jobs, batch, lambda: opening.now)
             own = Commit(
                 seq=self._last(connection, opening.others) + 1,
                 mark=mark,
                 changes=[change for job in jobs for change in job.changes],
                 poked={one for job in jobs for one in job.poked},
             )
-            said = bool(own.changes or own.poked or counter.last > opening.revision)
+            said = bool(own.changes or own.poked or batch.revision > opening.revision)
             if said:
-                self._close(connection, own, opening.now, counter)
+                self._close(connection, own, opening.now, batch.revision)
         self._deliver((*opening.others, own) if said else opening.others, mark, jobs)
 
     def _open(self, connection: Connection) -> _Opening:
@@ -286,20 +287,10 @@ class SharedWriter:
             others += changes.read(connection, others[-1].seq)
         return _Opening(self._now(float(now)), int(revision), tuple(others))
 
-    def _run(self, jobs: list[Job[Any]], connection: Connection, now: float, counter: Counter) -> None:
-        """Run the jobs, each behind a savepoint: what one that fails has done is undone, and nothing else."""
-        driver = _driver(connection)
-        driver.execute(b"SAVEPOINT job")
-        for job in jobs:
-            if not job.attempt(Tx(connection, now, counter)):
-                driver.execute(b"ROLLBACK TO SAVEPOINT job")
-            elif job is not jobs[-1]:
-                driver.execute(b"RELEASE SAVEPOINT job; SAVEPOINT job")
-
-    def _close(self, connection: Connection, own: Commit, now: float, counter: Counter) -> None:
+    def _close(self, connection: Connection, own: Commit, now: float, revision: int) -> None:
         """Write the log's line, and say so to the other controllers once it is committed."""
         values = {"seq": own.seq, "at": now, "mark": own.mark, "body": changes.encode(own.changes, own.poked)}
-        connection.execute(_CLOSE, values | {"channel": CHANNEL, "said": str(own.seq), "revision": counter.last})
+        connection.execute(_CLOSE, values | {"channel": CHANNEL, "said": str(own.seq), "revision": revision})
 
     def _last(self, connection: Connection, others: tuple[Commit, ...]) -> int:
         if others:
@@ -355,7 +346,7 @@ class SharedWriter:
         options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         with self._engine.connect().execution_options(**options) as connection, connection.begin():
             connection.execute(_UNHURRIED)
-            tx = Tx(connection, self._now(float(connection.execute(_NOW).scalar_one())))
+            tx = Tx(Batch(connection), self._now(float(connection.execute(_NOW).scalar_one())))
             return function(tx), tx, changes.head(connection)
 
     def _connected(self) -> Connection:

@@ -1,7 +1,9 @@
 """Steps: the writes that planners ask for, all of one step in one transaction."""
 
+from typing import Any
+
 import msgspec
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, literal_column, select, text, true, update
 
 from common.codec import to_json
 from common.documents import key_of
@@ -11,8 +13,9 @@ from common.kinds import kind_named
 from common.kinds.kind import Resource
 from controller.store import chain, claims, graves, tables
 from controller.store.mutations import close_operations, happened, poke
+from controller.store.prepared import Prepared
 from controller.store.rows import Capacity, Document, Enrolment, Token
-from controller.store.tx import Tx, document_from, resource_values
+from controller.store.tx import Tx, document_from, insert_resource
 from controller.store.writes import (
     AnyWrite,
     BuryOrphan,
@@ -34,6 +37,40 @@ from controller.store.writes import (
     TakePlacement,
     Tombstone,
 )
+
+_d, _r, _q = tables.document.c, tables.resource.c, tables.queue.c
+_DOCUMENT = tuple(column.name for column in _d)
+_PUT_DOCUMENT = Prepared(
+    text(
+        "INSERT INTO document (host, key, owner, body, gone, revision, request) "
+        "VALUES (:host, :key, :owner, :body, false, :revision, :request) "
+        "ON CONFLICT (host, key) DO UPDATE SET owner = excluded.owner, body = excluded.body, gone = false, "
+        "revision = excluded.revision, request = excluded.request"
+    )
+)
+_TOMBSTONE = Prepared(
+    update(tables.document)
+    .where(_d.host == bindparam("of_host"), _d.key == bindparam("of_key"), _d.gone.is_(False))
+    .values(gone=true(), revision=bindparam("revision"), request=bindparam("request"))
+    .returning(*_d)
+)
+_ACKNOWLEDGE = Prepared(
+    delete(tables.document)
+    .where(
+        _d.host == bindparam("of_host"),
+        _d.key == bindparam("of_key"),
+        _d.gone.is_(True),
+        _d.revision <= bindparam("upto"),
+    )
+    .returning(*_d)
+)
+_DELETE_CHILD = Prepared(
+    update(tables.resource)
+    .where(_r.id == bindparam("of"), _r.deleted_at.is_(None))
+    .values(deleted_at=bindparam("now"), generation=_r.generation + literal_column("1"), revision=bindparam("revision"))
+)
+_FORGET = Prepared(delete(tables.resource).where(_r.id == bindparam("of")))
+_LEAVE_QUEUE = Prepared(delete(tables.queue).where(_q.resource == bindparam("of")))
 
 
 def apply_writes(tx: Tx, writes: tuple[AnyWrite, ...]) -> None:
@@ -100,25 +137,18 @@ def _create_child(tx: Tx, wanted: CreateChild) -> None:
         deleted_at=None,
         revision=tx.revision,
     )
-    tx.run(insert(tables.resource).values(**resource_values(row)))
-    tx.put(row)
+    insert_resource(tx, row)
     poke(tx, row.id)
 
 
 def _delete_child(tx: Tx, child: Id) -> None:
-    c = tables.resource.c
-    tx.run(
-        update(tables.resource)
-        .where(c.id == child, c.deleted_at.is_(None))
-        .values(deleted_at=tx.now, generation=c.generation + 1, revision=tx.revision)
-    )
+    tx.change(_DELETE_CHILD, of=child, now=tx.now, revision=tx.revision)
     if row := tx.resource(child):
         tx.put(row)
         poke(tx, child)
 
 
 def _put_document(tx: Tx, wanted: PutDocument) -> None:
-    table, c = tables.document, tables.document.c
     row = Document(
         host=wanted.host,
         key=key_of(wanted.doc),
@@ -128,29 +158,22 @@ def _put_document(tx: Tx, wanted: PutDocument) -> None:
         revision=tx.revision,
         request=wanted.request,
     )
-    body = to_json(row.doc).decode()
-    values = {"owner": row.owner, "body": body, "gone": False, "revision": row.revision, "request": row.request}
-    there = tx.run(update(table).where(c.host == row.host, c.key == row.key).values(**values)).rowcount
-    if not there:
-        tx.run(insert(table).values(host=row.host, key=row.key, **values))
+    tx.change(
+        _PUT_DOCUMENT,
+        host=row.host,
+        key=row.key,
+        owner=row.owner,
+        body=to_json(row.doc).decode(),
+        revision=row.revision,
+        request=row.request,
+    )
     tx.put(row)
 
 
 def _tombstone(tx: Tx, wanted: Tombstone) -> None:
-    table, c = tables.document, tables.document.c
-    where = (c.host == wanted.host, c.key == wanted.key, c.gone.is_(False))
-    row = (
-        tx.run(
-            update(table)
-            .where(*where)
-            .values(gone=True, revision=tx.revision, request=wanted.request)
-            .returning(*table.c)
-        )
-        .mappings()
-        .one_or_none()
-    )
+    row = tx.row(_TOMBSTONE, of_host=wanted.host, of_key=wanted.key, revision=tx.revision, request=wanted.request)
     if row:
-        tx.put(document_from(row))
+        tx.put(_document(row))
 
 
 def _bury_orphan(tx: Tx, wanted: BuryOrphan) -> None:
@@ -177,15 +200,17 @@ def _bury_orphan(tx: Tx, wanted: BuryOrphan) -> None:
 
 def acknowledge(tx: Tx, host: HostId, gone: tuple[tuple[str, Revision], ...]) -> tuple[Id, ...]:
     """Drop tombstones that a host reported done, if they are still the ones it speaks of. Returns their owners."""
-    table, c = tables.document, tables.document.c
     owners = []
     for key, revision in gone:
-        where = (c.host == host, c.key == key, c.gone.is_(True), c.revision <= revision)
-        row = tx.run(delete(table).where(*where).returning(*table.c)).mappings().one_or_none()
-        if row:
-            tx.gone(document_from(row))
-            owners.append(Id(row["owner"]))
+        if row := tx.row(_ACKNOWLEDGE, of_host=host, of_key=key, upto=revision):
+            document = _document(row)
+            tx.gone(document)
+            owners.append(document.owner)
     return tuple(owners)
+
+
+def _document(row: tuple[Any, ...]) -> Document:
+    return document_from(dict(zip(_DOCUMENT, row, strict=True)))
 
 
 def _forget_host(tx: Tx, host: HostId) -> None:
@@ -283,8 +308,8 @@ def _forget(tx: Tx, resource: Id) -> None:
     row = tx.resource(resource)
     if row is None:
         return
-    tx.run(delete(tables.resource).where(tables.resource.c.id == resource))
-    tx.run(delete(tables.queue).where(tables.queue.c.resource == resource))
+    tx.change(_FORGET, of=resource)
+    tx.change(_LEAVE_QUEUE, of=resource)
     closed = close_operations(tx, row, message="gone")
     chain.append(tx, happened(tx, row, "gone", "", closed))
     graves.bury(tx, row)

@@ -5,11 +5,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from sqlalchemy import select
-
 from common.errors import SkerryError
 from common.ids import HostId, Id, Revision
-from controller.store import chain, changes, crew, graves, history, mutations, queue, repeats, steps, tables
+from controller.store import chain, changes, crew, graves, history, mutations, queue, repeats, steps
 from controller.store.chain import Walk
 from controller.store.load import load
 from controller.store.mutations import Conclusion, M
@@ -147,7 +145,7 @@ class Store:
 
         def read(tx: Tx) -> tuple[tuple[QueueRow, ...], Revision]:
             load(tx)
-            return queue.all_rows(tx), tx.last_revision()
+            return queue.all_rows(tx), tx.batch.revision
 
         await self._writer.submit(tidy)
         rows, revision = await self._writer.load(read)
@@ -199,8 +197,7 @@ class Store:
         """Commit one step of a planner. Raises Conflict or NoCapacity, and then nothing of it is kept."""
 
         def write(tx: Tx) -> None:
-            there = [op for op in operations if not _closed(tx, op)]
-            mutations.progress(tx, there, say, taken or Taken(began=tx.now))
+            mutations.progress(tx, operations, say, taken or Taken(began=tx.now))
             steps.apply_writes(tx, writes)
 
         await self._writer.submit(write)
@@ -334,8 +331,3 @@ def everything(tx: Tx) -> set[Id]:
     """Note every live row as put, and return the ids in the queue."""
     load(tx)
     return {row.resource for row in queue.all_rows(tx)}
-
-
-def _closed(tx: Tx, operation: Operation) -> bool:
-    c = tables.operation.c
-    return tx.run(select(c.finished_at).where(c.id == operation.id)).scalar_one_or_none() is not None

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Executable, select, update
+from sqlalchemy import CursorResult, Executable, bindparam, insert, select
 
 from common.codec import from_json, to_json
 from common.documents import AnyDoc
@@ -10,55 +10,50 @@ from common.ids import Id, Revision
 from common.kinds import kind_named
 from common.kinds.kind import AnyResource, Resource
 from controller.store import tables
+from controller.store.batch import Batch
+from controller.store.prepared import Prepared
 from controller.store.rows import AnyRow, Change, Document, Event, Gone, Put
 
-
-class Counter:
-    """Revisions for many transactions that are committed together: read once, and written back once."""
-
-    def __init__(self, last: int) -> None:
-        self.last = last
-
-    def next(self) -> Revision:
-        """Return the next one."""
-        self.last += 1
-        return Revision(self.last)
+_RESOURCE = Prepared(select(tables.resource).where(tables.resource.c.id == bindparam("of")))
+_INSERT_RESOURCE = Prepared(insert(tables.resource))
+_COLUMNS = tuple(column.name for column in tables.resource.columns)
 
 
 class Tx:
     """Handed to the functions of this package, which are the only SQL there is. Lives as long as its transaction."""
 
-    def __init__(self, connection: Connection, now: float, counter: "Counter | None" = None) -> None:
-        self.connection = connection
+    def __init__(self, batch: Batch, now: float) -> None:
+        self.batch = batch
+        self.connection = batch.connection
         self.now = now
-        self._counter = counter
         self.changes: list[Change] = []
         self.poked: set[Id] = set()
+        self._driver = batch.driver
         self._revision: Revision | None = None
 
     def run(self, statement: Executable, values: Any = None) -> CursorResult[Any]:
-        """Execute a statement."""
+        """Execute a statement that runs rarely."""
         return self.connection.execute(statement, values)
+
+    def change(self, statement: Prepared, **values: Any) -> int:
+        """Execute a prepared statement; return how many rows it changed."""
+        return self._driver.change(statement, values)
+
+    def rows(self, statement: Prepared, **values: Any) -> list[tuple[Any, ...]]:
+        """Execute a prepared statement; return the rows that it gives."""
+        return self._driver.rows(statement, values)
+
+    def row(self, statement: Prepared, **values: Any) -> tuple[Any, ...] | None:
+        """Execute a prepared statement; return the first row that it gives."""
+        found = self._driver.rows(statement, values)
+        return found[0] if found else None
 
     @property
     def revision(self) -> Revision:
         """Return the revision of everything this transaction writes: higher than any that was committed before."""
-        if self._revision is None and self._counter:
-            self._revision = self._counter.next()
         if self._revision is None:
-            bump = (
-                update(tables.sequence)
-                .where(tables.sequence.c.name == "revision")
-                .values(value=tables.sequence.c.value + 1)
-                .returning(tables.sequence.c.value)
-            )
-            self._revision = Revision(self.run(bump).scalar_one())
+            self._revision = self.batch.next_revision()
         return self._revision
-
-    def last_revision(self) -> Revision:
-        """Return the revision that was given last."""
-        c = tables.sequence.c
-        return Revision(self.run(select(c.value).where(c.name == "revision")).scalar_one())
 
     def put(self, row: AnyRow | AnyResource) -> None:
         """Note a row as it now stands, for the working set and the watchers."""
@@ -70,8 +65,14 @@ class Tx:
 
     def resource(self, resource: Id) -> AnyResource | None:
         """Read a resource."""
-        found = self.run(select(tables.resource).where(tables.resource.c.id == resource)).mappings().one_or_none()
-        return resource_from(found) if found else None
+        found = self.row(_RESOURCE, of=resource)
+        return resource_from(dict(zip(_COLUMNS, found, strict=True))) if found else None
+
+
+def insert_resource(tx: Tx, row: AnyResource) -> None:
+    """Write a new resource."""
+    tx.change(_INSERT_RESOURCE, **resource_values(row))
+    tx.put(row)
 
 
 def resource_values(row: AnyResource) -> dict[str, Any]:
@@ -95,7 +96,8 @@ def resource_from(row: Any) -> AnyResource:
 def document_from(row: Any) -> Document:
     """Return a document from a mapping of columns."""
     doc: AnyDoc = from_json(row["body"], AnyDoc, f"stored document {row['key']}")  # type: ignore[arg-type]
-    return Document(**{key: row[key] for key in row if key != "body"}, doc=doc)
+    plain = {key: row[key] for key in row if key != "body"}
+    return Document(**plain | {"gone": bool(row["gone"])}, doc=doc)  # SQLite's own word for true is 1
 
 
 def event_from(row: Any) -> Event:

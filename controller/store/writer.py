@@ -8,7 +8,7 @@ once it is committed. A function that raises undoes its own savepoint only.
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
@@ -19,6 +19,7 @@ from common.clock import Clock
 from common.errors import Conflict, Invalid, OutOfSpace, Temporary
 from common.faults import Faults
 from common.ids import Id
+from controller.store.batch import Batch
 from controller.store.rows import Change
 from controller.store.tx import Tx
 
@@ -60,27 +61,16 @@ class Job(Generic[R]):
         self.result: R | None = None
         self.error: BaseException | None = None
 
-    def run(self, tx: Tx) -> None:
-        """Run it behind a savepoint. Raises OperationalError where the database can't go on with the transaction.
+    def attempt(self, tx: Tx) -> bool:
+        """Run it, and say whether it went well; else whoever asked for it undoes what it did.
 
-        On a full disk SQLite undoes all of it, savepoints too: whoever came after would be committed alone, unnoticed.
+        Raises OperationalError where the database can't go on with the transaction. On a full disk SQLite undoes all of
+        it, savepoints too: whoever came after would be committed alone, unnoticed.
         """
         self.changes, self.poked, self.error = [], set(), None
         try:
-            with tx.connection.begin_nested():
+            with tx.batch.tried():
                 self.result = self.function(tx)
-        except (OperationalError, InterfaceError):
-            raise
-        except Exception as err:  # the caller's: it gets it back
-            self.error = in_our_words(err)
-        else:
-            self.changes, self.poked = tx.changes, tx.poked
-
-    def attempt(self, tx: Tx) -> bool:
-        """Run it, and say whether it went well; else whoever asked for it undoes what it did. Raises like `run`."""
-        self.changes, self.poked, self.error = [], set(), None
-        try:
-            self.result = self.function(tx)
         except (OperationalError, InterfaceError):
             raise
         except Exception as err:  # the caller's: it gets it back
@@ -103,6 +93,18 @@ class Job(Generic[R]):
             self.future.set_exception(self.error)
         else:
             self.future.set_result(self.result)  # type: ignore[arg-type]
+
+
+def run_jobs(jobs: Sequence[Job[Any]], batch: Batch, now: Clock) -> None:
+    """Run jobs for one commit, each behind a savepoint: what one that fails has done is undone, and nothing else."""
+    say = batch.driver.say
+    say("SAVEPOINT job")
+    for job in jobs:
+        if not job.attempt(Tx(batch, now())):
+            say("ROLLBACK TO SAVEPOINT job")
+        elif job is not jobs[-1]:
+            say("RELEASE SAVEPOINT job", "SAVEPOINT job")
+    batch.close()
 
 
 def in_our_words(err: Exception) -> Exception:
@@ -173,8 +175,7 @@ class GroupWriter:
                 jobs = [first, *self._waiting()]
                 try:
                     with connection.begin():
-                        for job in jobs:
-                            job.run(Tx(connection, self._clock()))
+                        run_jobs(jobs, Batch(connection), self._clock)
                 except Exception as err:
                     log.warning("commit failed", error=str(err), exc_info=not isinstance(err, OperationalError))
                     connection.invalidate()  # a transaction that could not be ended goes with its connection
@@ -230,9 +231,11 @@ class InlineWriter:
         """Run a function in a transaction of its own. A planted death before the commit leaves nothing of it."""
         self._faults.reached("store.begin")
         with self._connection.begin():
-            tx = Tx(self._connection, self._clock())
+            batch = Batch(self._connection)
+            tx = Tx(batch, self._clock())
             try:
                 result = function(tx)
+                batch.close()
             except (IntegrityError, DataError) as err:
                 raise in_our_words(err) from err
             self._faults.reached("store.commit")

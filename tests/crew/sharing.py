@@ -15,6 +15,7 @@ from controller.fleet.sessions import Sessions
 from controller.loop.loop import Loop
 from controller.pki.authority import Authority
 from controller.store import changes
+from controller.store.batch import Batch
 from controller.store.changes import Commit, Gap
 from controller.store.rows import Controller as Row
 from controller.store.store import Feed, Store, everything
@@ -46,9 +47,11 @@ class InlineSharedWriter:
             await self.catch_up()
         own: Commit | None = None
         with self._connection.begin():
-            tx = Tx(self._connection, self._clock())
+            batch = Batch(self._connection)
+            tx = Tx(batch, self._clock())
             try:
                 result = function(tx)
+                batch.close()
             except Exception as err:
                 raise in_our_words(err) from err
             if tx.changes or tx.poked:
@@ -64,12 +67,12 @@ class InlineSharedWriter:
     async def read(self, function: Callable[[Tx], R]) -> R:
         """Run a function that only reads."""
         with self._connection.begin():
-            return function(Tx(self._connection, self._clock()))
+            return function(Tx(Batch(self._connection), self._clock()))
 
     async def load(self, function: Callable[[Tx], R]) -> R:
         """Run the function that fills the working set."""
         with self._connection.begin():
-            tx = Tx(self._connection, self._clock())
+            tx = Tx(Batch(self._connection), self._clock())
             result, self._cursor = function(tx), changes.head(self._connection)
         self._feed.committed(tx.changes, tx.poked)
         return result
@@ -89,7 +92,7 @@ class InlineSharedWriter:
                 others = changes.read(self._connection, self._cursor)
         except Gap:
             with self._connection.begin():
-                tx = Tx(self._connection, self._clock())
+                tx = Tx(Batch(self._connection), self._clock())
                 poked, self._cursor = everything(tx), changes.head(self._connection)
             self._feed.reloaded(tx.changes, poked)
             return
