@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import Annotated, Any, Generic, TypeVar, get_args, get_type_hints
+from functools import cache
+from typing import Annotated, Any, Generic, TypeVar, cast, get_args, get_type_hints
 
 import msgspec
 
@@ -192,6 +193,11 @@ class Field:
 
 def fields(spec: type[Spec]) -> tuple[Field, ...]:
     """Return the fields of a spec, in order, with their marks and descriptions."""
+    return _fields(cast(Any, spec))
+
+
+@cache
+def _fields(spec: Any) -> tuple[Field, ...]:
     hints = get_type_hints(spec, include_extras=True)
     found = []
     for field in msgspec.structs.fields(spec):

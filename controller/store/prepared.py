@@ -22,7 +22,8 @@ class Prepared:
         found = self._texts.get(dialect.name)
         if found is None:
             compiled = self._statement.compile(dialect=dialect)
-            assert not any(compiled.params.values()), f"{compiled} has values of its own: {compiled.params}"
+            own = {name: value for name, value in (compiled.params or {}).items() if value is not None}
+            assert not own, f"{compiled} has values of its own: {own}"
             found = self._texts[dialect.name] = str(compiled)
         return found
 

@@ -96,8 +96,8 @@ def resource_from(row: Any) -> AnyResource:
 def document_from(row: Any) -> Document:
     """Return a document from a mapping of columns."""
     doc: AnyDoc = from_json(row["body"], AnyDoc, f"stored document {row['key']}")  # type: ignore[arg-type]
-    plain = {key: row[key] for key in row if key != "body"}
-    return Document(**plain | {"gone": bool(row["gone"])}, doc=doc)  # SQLite's own word for true is 1
+    plain = {key: row[key] for key in row if key not in ("body", "gone")}
+    return Document(**plain, gone=bool(row["gone"]), doc=doc)  # SQLite's own word for true is 1
 
 
 def event_from(row: Any) -> Event:
