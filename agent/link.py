@@ -17,9 +17,10 @@ from aiohttp import WSMsgType
 
 from agent.dial import HEARTBEAT_S, Dialer
 from agent.loop import Loop
-from agent.memory import Memory
+from agent.memory import EPOCH, Memory
 from agent.outbox import Outbox
 from common.codec import to_pack
+from common.documents import Report
 from common.errors import SkerryError, Temporary
 from common.ids import Id
 from common.protocol import (
@@ -185,6 +186,8 @@ class Link:
             inventory=inventory,
             desired_digest=self._memory.digest(),
             observed_digest=self._loop.observed_digest(),
+            epoch=self._memory.fact(EPOCH),
+            newest=self._memory.newest(),
         )
         try:
             async with asyncio.timeout(HELLO_LIMIT_S):
@@ -201,8 +204,7 @@ class Link:
                 if answer.urls:
                     self._dialer.know(answer.urls)
                     await self._memory.write_fact(CONTROLLERS, " ".join(answer.urls))
-                words = self._loop.reports() if answer.send_reports else self._loop.last_words()
-                self._outbox.resync(words, full=answer.send_reports)
+                self._outbox.resync(await resume(answer, self._memory, self._loop), full=answer.send_reports)
                 return answer
             case Refused(reason=reason):
                 raise _TurnedAway(reason)
@@ -210,6 +212,16 @@ class Link:
                 raise Temporary(reason)
             case _:
                 raise Temporary(f"the controller said {type(answer).__name__} before its welcome")
+
+
+async def resume(welcome: Welcome, memory: Memory, loop: Loop) -> tuple[Report, ...]:
+    """Go on with a controller that welcomed this host; return the reports that it lacks."""
+    if welcome.anew:
+        if memory.items:
+            log.warning("the controller's database has another past: its documents are newer now", epoch=welcome.epoch)
+        await memory.begin_anew(welcome.epoch)
+        loop.begin_anew()
+    return loop.reports() if welcome.send_reports else loop.last_words()
 
 
 class _Session:

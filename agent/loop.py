@@ -160,6 +160,11 @@ class Loop:
         """Take a report that a kind gives in the middle of a step: how far a long one is."""
         self._hold([report])
 
+    def begin_anew(self) -> None:
+        """Forget what was reported: it spoke of revisions that the controller has for something else now."""
+        self._held.clear()
+        self.changed(tuple(self._entries))
+
     # --- reasons to look ----------------------------------------------------------------------------------------
 
     def changed(self, units: Iterable[UnitKey]) -> None:

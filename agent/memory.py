@@ -32,6 +32,9 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _VERSION = 1
+EPOCH = "epoch"
+"""The fact that names which past of the controller's database the documents are of."""
+
 _GRAVES = 10_000
 """As many forgotten tombstones are remembered by revision; older ones can't be repeated by any live message."""
 
@@ -121,6 +124,11 @@ class Memory:
         """Return the name of the set of documents, to compare with the controller's."""
         return digest((key, item.revision) for key, item in self._view.items.items())
 
+    def newest(self) -> Revision:
+        """Return the highest revision that is known, of what is there or is gone."""
+        known = (*(item.revision for item in self._view.items.values()), *self._view.graves.values())
+        return max(known, default=Revision(0))
+
     def fact(self, name: str) -> str:
         """Return a fact by name, "" where it was never written."""
         return self._view.facts.get(name, "")
@@ -146,6 +154,10 @@ class Memory:
         """Write a fact of the host (its name)."""
         if self.fact(name) != value:
             await self._lane(lambda: self._write_fact(name, value))
+
+    async def begin_anew(self, epoch: str) -> None:
+        """Keep everything, and take it for older than whatever comes: the controller has another past, of this name."""
+        await self._lane(lambda: self._begin_anew(epoch))
 
     async def close(self) -> None:
         """Let what is being written end, and close the file."""
@@ -224,6 +236,20 @@ class Memory:
         graves = {**view.graves, **{item.key: item.revision for item in dead}}
         marks = {unit: own for unit, own in view.marks.items() if unit not in changed - alive}
         self._replace_items(msgspec.structs.replace(view, graves=graves, marks=marks), items, changed)
+
+    def _begin_anew(self, epoch: str) -> None:
+        view = self._view
+        items = {key: msgspec.structs.replace(item, revision=Revision(0)) for key, item in sorted(view.items.items())}
+        with self._database:
+            self._database.executemany(
+                "UPDATE document SET revision = 0, item = ? WHERE key = ?",
+                [(to_pack(item), key) for key, item in items.items()],
+            )
+            self._database.execute("DELETE FROM grave")
+            self._database.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (EPOCH, epoch))
+        self._faults.reached("memory.anew")
+        fresh = msgspec.structs.replace(view, graves={}, facts={**view.facts, EPOCH: epoch})
+        self._replace_items(fresh, items, set(view.units))
 
     def _write_fact(self, name: str, value: str) -> None:
         with self._database:

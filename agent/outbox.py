@@ -39,6 +39,7 @@ class Outbox:
         self._reports: dict[DocKey, Report] = {}
         self._reports_at: float | None = None
         self._full = False
+        self._number = 0
         self._events: deque[HostEvent] = deque(maxlen=EVENTS)
         self._metrics: Metrics | None = None
         self._filled = asyncio.Event()
@@ -75,6 +76,7 @@ class Outbox:
         self._reports.clear()
         self._reports_at = None
         self._full = False
+        self._number = 0
         self._metrics = None
 
     def resync(self, reports: Iterable[Report], *, full: bool) -> None:
@@ -118,4 +120,5 @@ class Outbox:
         full, self._full = self._full, False
         if not self._reports:
             self._reports_at = None
-        return Parcel(message=Reports(reports=group, full=full), reports=group)
+        self._number += 1
+        return Parcel(message=Reports(number=self._number, reports=group, full=full), reports=group)

@@ -5,7 +5,7 @@ at which the store wrote it; the agent keeps them on its disk and answers with o
 Absence is not an order: only a tombstone (`gone=True`, which carries the last document) destroys.
 """
 
-from typing import Literal, NewType
+from typing import Annotated, Literal, NewType
 
 import msgspec
 
@@ -135,26 +135,32 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
     """Of the caller it was written for, where it was for one: for the host's log."""
 
 
+Moment = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
+"""Seconds since 1970. What a host says has bounds: NaN and the like would be in the books for ever."""
+
+Counted = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
 class DomainSeen(msgspec.Struct, frozen=True, kw_only=True, tag="domain", tag_field="type"):
     """A domain as libvirt shows it."""
 
     state: Literal["running", "stopped", "stopped-by-guest", "crashed", "paused"]
-    start_generation: int
-    boot_generation: int
-    started_at: float
+    start_generation: Counted
+    boot_generation: Counted
+    started_at: Moment
 
 
 class VolumeSeen(msgspec.Struct, frozen=True, kw_only=True, tag="volume", tag_field="type"):
     """A volume as its pool shows it."""
 
-    size_gib: int
-    allocated_bytes: int
+    size_gib: Counted
+    allocated_bytes: Counted
 
 
 class NetworkSeen(msgspec.Struct, frozen=True, kw_only=True, tag="network", tag_field="type"):
     """A network on a host."""
 
-    ports: int
+    ports: Counted
 
 
 AnySeen = DomainSeen | VolumeSeen | NetworkSeen
@@ -163,12 +169,12 @@ AnySeen = DomainSeen | VolumeSeen | NetworkSeen
 class StepTaken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One step that a host took to make a document true, for the timeline of whoever asked for it."""
 
-    at: float
+    at: Moment
     """When it was begun first, by the host's clock."""
     what: str
-    seconds: float | None = None
+    seconds: Moment | None = None
     """Until it was done, failed tries included; None: it is not."""
-    failures: int = 0
+    failures: Counted = 0
     problem: str = ""
     """Why the last try failed."""
 
@@ -187,7 +193,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is being done or waited for, for people."""
     problem: str = ""
     """Why the last try failed; it will be tried again."""
-    progress: float | None = None
+    progress: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     """0 to 1, on long work such as fetching an image."""
     seen: AnySeen | None = None
     steps: tuple[StepTaken, ...] = ()

@@ -7,7 +7,7 @@ A stream (console) is opened by a `Call`, carries `StreamData` both ways against
 
 import hashlib
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -28,6 +28,13 @@ STREAM_WINDOW_BYTES = 256 * 1024
 """Bytes a stream's sender may have under way before the receiver grants more."""
 
 
+Words = Annotated[str, msgspec.Meta(max_length=256)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Mebibytes = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
+Figure = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
+"""What a host says of itself has bounds: beyond them, and NaN, is no figure but a lie, and ends the link."""
+
+
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="m", omit_defaults=True):
     """The base of all messages. Unknown fields are passed over, so that either side may be one version ahead."""
 
@@ -35,37 +42,37 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="m"
 class Nic(msgspec.Struct, frozen=True, kw_only=True):
     """A network interface of the host."""
 
-    name: str
-    mac: str
-    mtu: int
-    addresses: tuple[str, ...] = ()
+    name: Words
+    mac: Words
+    mtu: Count
+    addresses: tuple[Words, ...] = ()
 
 
 class Capability(msgspec.Struct, frozen=True, kw_only=True):
     """Something found by trying it, not by version: `kvm`, `vxlan`, `bridge-conntrack`, `lvm`, …"""
 
-    name: str
+    name: Words
     works: bool
-    detail: str = ""
+    detail: Annotated[str, msgspec.Meta(max_length=4096)] = ""
 
 
 class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     """What the machine has."""
 
-    cpu_model: str
-    cpu_flags: tuple[str, ...]
-    cpu_threads: int
-    memory_mib: int
-    disk_gib: int
+    cpu_model: Words
+    cpu_flags: tuple[Words, ...]
+    cpu_threads: Annotated[int, msgspec.Meta(ge=0, le=65536)]
+    memory_mib: Mebibytes
+    disk_gib: Mebibytes
     """Of the pool that holds volumes."""
     nics: tuple[Nic, ...]
     capabilities: tuple[Capability, ...]
     virtualisation: Literal["kvm", "tcg"]
-    kernel: str
-    boot_id: str
-    vtep: str
+    kernel: Words
+    boot_id: Words
+    vtep: Words
     """The address other hosts tunnel to."""
-    underlay_mtu: int
+    underlay_mtu: Annotated[int, msgspec.Meta(ge=576, le=65535)]
 
 
 # --- up -----------------------------------------------------------------------------------------------------------
@@ -75,18 +82,24 @@ class Hello(Message, frozen=True):
     """Who I am, what I have, and what I already know."""
 
     protocol: int
-    agent_version: str
+    agent_version: Words
     host: HostId
     inventory: Inventory
     desired_digest: str
     """`digest` over the (key, revision) pairs on the agent's disk."""
     observed_digest: str
     """`reports_digest` of the reports the agent last made."""
+    epoch: Words = ""
+    """Which past of the controller's database the agent's documents are of."""
+    newest: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 0
+    """The highest revision that the agent knows."""
 
 
 class Reports(Message, frozen=True):
     """What was seen. `full`: these are all there are, forget others."""
 
+    number: Annotated[int, msgspec.Meta(ge=1)]
+    """Counts the messages of this sort on one connection, from 1: what comes again or out of order is not taken."""
     reports: tuple[Report, ...]
     full: bool = False
 
@@ -95,31 +108,31 @@ class GuestMetrics(msgspec.Struct, frozen=True, array_like=True):
     """One guest's counters since its start; order is the wire format."""
 
     vm: Id
-    cpu_ns: int
-    memory_used_mib: int
-    disk_read_bytes: int
-    disk_write_bytes: int
-    net_rx_bytes: int
-    net_tx_bytes: int
+    cpu_ns: Count
+    memory_used_mib: Mebibytes
+    disk_read_bytes: Count
+    disk_write_bytes: Count
+    net_rx_bytes: Count
+    net_tx_bytes: Count
 
 
 class HostMetrics(msgspec.Struct, frozen=True, array_like=True):
     """The host's own figures; order is the wire format."""
 
-    cpu_percent: float
-    memory_used_mib: int
-    disk_used_gib: float
-    load_1: float
-    net_rx_bytes: int
-    net_tx_bytes: int
-    agent_rss_mib: float
-    guests_running: int
+    cpu_percent: Figure
+    memory_used_mib: Mebibytes
+    disk_used_gib: Figure
+    load_1: Figure
+    net_rx_bytes: Count
+    net_tx_bytes: Count
+    agent_rss_mib: Figure
+    guests_running: Count
 
 
 class Metrics(Message, frozen=True):
     """One positional vector per interval."""
 
-    at: float
+    at: Figure
     host: HostMetrics
     guests: tuple[GuestMetrics, ...]
 
@@ -127,7 +140,7 @@ class Metrics(Message, frozen=True):
 class HostEvent(Message, frozen=True):
     """Something that happened on the host and is worth a line in the event table (a guest crashed, …)."""
 
-    at: float
+    at: Figure
     subject: str
     """A document key, or empty for the host itself."""
     action: str
@@ -158,6 +171,10 @@ class Welcome(Message, frozen=True):
     metrics_every_s: float
     urls: tuple[str, ...] = ()
     """Where the controllers of this cloud are dialled, if there are several. Any will do."""
+    epoch: str = ""
+    """Which past this controller's database has."""
+    anew: bool = False
+    """It is an older one than the agent knows: from now on, what comes is newer than all that the agent has."""
 
 
 class Refused(Message, frozen=True):

@@ -93,6 +93,29 @@ def token_command(settings: Config, name: str, project: str, role: str) -> None:
         click.echo(asyncio.run(issue()))
 
 
+@main.command("restored")
+@click.pass_obj
+def restored_command(settings: Config) -> None:
+    """Say that the database was restored from a backup, before any controller runs again.
+
+    Hosts take its documents for newer than what they have then. What it does not know stays on them, as orphans that
+    `skerry audit` names.
+    """
+
+    async def begin() -> str:
+        async with open_store(settings.database_url, system_clock) as store:
+            await store.load(alone=not store.shared)
+            if living := [one.url for one in store.seen.controllers() if one.alive and store.shared]:
+                raise Conflict(
+                    f"controllers run on this database: {', '.join(living)}",
+                    fix="stop all of them first; one that was killed is taken for dead after six seconds",
+                )
+            return await store.begin_epoch()
+
+    with _told(), _only_one(settings):
+        click.echo(f"restored: hosts take this database's word from now on (epoch {asyncio.run(begin())})")
+
+
 @main.command("run")
 @click.pass_obj
 def run_command(settings: Config) -> None:

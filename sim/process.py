@@ -7,8 +7,9 @@ from typing import cast
 import msgspec
 from sqlalchemy import Engine
 
+from agent.link import resume
 from agent.loop import Loop as AgentLoop
-from agent.memory import DirectLane, Memory, open_memory
+from agent.memory import EPOCH, DirectLane, Memory, open_memory
 from common.batches import cut
 from common.clock import Clock
 from common.codec import to_pack
@@ -171,6 +172,7 @@ class Agent:
         self._fetch = fetch
         self._waiting: dict[DocKey, Report] = {}
         self._full = False
+        self._number = 0
         self._events: list[HostEvent] = []
         self.memory: Memory
         self.loop: AgentLoop
@@ -214,6 +216,7 @@ class Agent:
         """Say hello on a new connection, as `agent.link` does."""
         self._waiting.clear()
         self._full = False
+        self._number = 0
         return Hello(
             protocol=PROTOCOL,
             agent_version="sim",
@@ -221,11 +224,13 @@ class Agent:
             inventory=self.machine.inventory(),
             desired_digest=self.memory.digest(),
             observed_digest=self.loop.observed_digest(),
+            epoch=self.memory.fact(EPOCH),
+            newest=self.memory.newest(),
         )
 
-    def welcomed(self, welcome: Welcome) -> None:
+    async def welcomed(self, welcome: Welcome) -> None:
         """Put together what the controller lacks, as `agent.link` does."""
-        words = self.loop.reports() if welcome.send_reports else self.loop.last_words()
+        words = await resume(welcome, self.memory, self.loop)
         self._waiting = {report.key: report for report in words} | self._waiting
         self._full = welcome.send_reports
 
@@ -244,7 +249,8 @@ class Agent:
             group = next(cut(self._waiting.values()), ())
             for report in group:
                 del self._waiting[report.key]
-            send(to_pack(Reports(reports=group, full=self._full)))
+            self._number += 1
+            send(to_pack(Reports(number=self._number, reports=group, full=self._full)))
             self._full = False
             await self.loop.delivered(group)
 

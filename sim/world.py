@@ -12,11 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from sqlalchemy import update
+
 from common.faults import Died, Faults
 from common.ids import HostId
 from common.protocol import Welcome
 from common.tls import Peer
 from controller.fleet.sessions import Session
+from controller.store import rows
+from controller.store.tables import fact
 from sim.database import memory_engine
 from sim.machine import Machine
 from sim.process import Agent, Controller, SimAuthority
@@ -137,6 +141,27 @@ class World:
                 node.wire.pull()
                 node.wire.breaks_at = self.now  # the dead process's kernel resets its connections
 
+    def backup(self) -> bytes:
+        """Copy the database."""
+        raw = self._engine.raw_connection()
+        try:
+            image: bytes = raw.driver_connection.serialize()  # type: ignore[union-attr]
+            return image
+        finally:
+            raw.close()
+
+    def restore(self, image: bytes, *, told: bool) -> None:
+        """Put a copy in the database's place while the controller is down. `told`: the operator says so to it."""
+        self.kill_controller()
+        raw = self._engine.raw_connection()
+        try:
+            raw.driver_connection.deserialize(image)  # type: ignore[union-attr]
+        finally:
+            raw.close()
+        if told:
+            with self._engine.begin() as connection:
+                connection.execute(update(fact).where(fact.c.name == rows.EPOCH).values(value=f"epoch-{self.now}"))
+
     def kill_agent(self, name: str) -> None:
         """kill -9. The machine and its guests go on."""
         node = self.nodes[name]
@@ -238,7 +263,7 @@ class World:
             if isinstance(answer, Welcome):
                 node.wire = Wire(self.clock, lambda: self.random.choice((0.0, 0.0, 0.001, 0.02)))
                 node.session = session
-                node.agent.welcomed(answer)
+                self.within_agent(node, Agent.welcomed, answer)
         return dialled
 
     def _talk(self) -> bool:

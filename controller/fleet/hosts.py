@@ -5,6 +5,7 @@ What a host reports is taken only for documents that it has: it may speak of not
 """
 
 import asyncio
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -15,8 +16,8 @@ import structlog
 
 from common.clock import Clock
 from common.codec import from_pack
-from common.documents import Desired, DocKey, DomainDoc, Report, VolumeDoc
-from common.errors import Denied, NotFound, SkerryError, Temporary
+from common.documents import Desired, DocKey, DomainDoc, Report, StepTaken, VolumeDoc
+from common.errors import Denied, Invalid, NotFound, SkerryError, Temporary
 from common.ids import HostId, Id, RequestId
 from common.joining import Enrolled, parse_join_token
 from common.kinds.kind import AnyResource
@@ -37,10 +38,11 @@ from common.protocol import (
 from common.secret import digest_of
 from common.tls import Peer
 from controller.fleet.audit import Difference, compare
+from controller.fleet.lies import Lie, Lies, is_late, judge
 from controller.fleet.repair import Plan, plan_repairs
 from controller.fleet.sessions import Session, Sessions, Told
 from controller.pki.authority import Authority
-from controller.store.rows import Change, Document, Enrolment, Event, Link, Put
+from controller.store.rows import EPOCH, Change, Document, Enrolment, Event, Link, Put
 from controller.store.store import Store
 
 log = structlog.get_logger(__name__)
@@ -51,6 +53,16 @@ MOST_STEPS = 24
 
 EVENT_CHARACTERS = 500
 """Of a host's own words in the event table."""
+
+WORDS_CHARACTERS = 2000
+"""Of a host's own words on one document."""
+
+TURNED_AWAY_S = 600.0
+"""A host that is turned away for the same reason again and again leaves one event in so long."""
+
+_BOOTS = 4
+_ACTION = re.compile(r"^(?:domain|volume|network|port)\.[a-z-]{1,24}$")
+"""What a host may call an event. Without the prefix it would be the controller's own."""
 
 Changed = Callable[[HostId], None]
 Poke = Callable[[Id], None]
@@ -120,6 +132,10 @@ class Hosts:
         self._syncs: asyncio.Queue[Session] = asyncio.Queue()
         self.foreign_reports = 0
         """Reports that spoke of documents their host does not have."""
+        self._lies = Lies(self._about, clock)
+        self._turned_away: dict[HostId, tuple[str, float]] = {}
+        self._boots: dict[HostId, tuple[str, ...]] = {}
+        """The machines' boots that were seen of a host, the newest last: none comes back after another one."""
         store.listen(self._committed)
 
     # --- joining --------------------------------------------------------------------------------------------------
@@ -178,11 +194,14 @@ class Hosts:
             return Refused(reason=f"host {row.name} is not enrolled")
         self._linked.add(session.host)
         await self._links.take(session.host)
+        await self._note_boot(session.host, hello)
+        anew = await self._is_of_another_past(session.host, hello)
         vtep, mtu = hello.inventory.vtep, hello.inventory.underlay_mtu
         if (vtep, mtu) != (enrolment.vtep, enrolment.underlay_mtu):
             await self._store.note_endpoint(session.host, vtep, mtu)
             self._poke_networks()
-        if digest((one.key, one.revision) for one in self._seen.documents(session.host)) != hello.desired_digest:
+        known = digest((one.key, one.revision) for one in self._seen.documents(session.host))
+        if anew or known != hello.desired_digest:
             self._syncs.put_nowait(session)
         await self._happened(row, "connected", "")
         view = self._seen.host(session.host)
@@ -193,10 +212,31 @@ class Hosts:
             protocol=min(PROTOCOL, hello.protocol),
             controller_version=self._version,
             host_name=row.name,
-            send_reports=not view.reported or reports_digest(view.reports.values()) != hello.observed_digest,
+            send_reports=anew or not view.reported or reports_digest(view.reports.values()) != hello.observed_digest,
             metrics_every_s=METRICS_EVERY_S,
             urls=tuple(sorted({one.url for one in self._seen.controllers()})),
+            epoch=self._seen.fact(EPOCH),
+            anew=anew,
         )
+
+    async def _is_of_another_past(self, host: HostId, hello: Hello) -> bool:
+        """Say whether a host knows documents of a past that this database does not have: it was restored."""
+        if hello.epoch == self._seen.fact(EPOCH) and hello.newest > self._seen.revision:
+            said = f"revision {hello.newest}, this one ends at {self._seen.revision}; if it was restored from an older "
+            await self._lies.told(host, "past", f"{said}backup: skerry-controller restored")
+            return True
+        return hello.epoch != self._seen.fact(EPOCH)
+
+    async def _note_boot(self, host: HostId, hello: Hello) -> None:
+        """A boot that comes back after another one is a second machine with the first one's certificate."""
+        boot = hello.inventory.boot_id
+        before = self._boots.get(host, ())
+        if before[-1:] == (boot,):
+            return
+        if boot in before:
+            said = f"boots {before[-1]} and {boot} speak in turn; skerry host token NAME shuts out both"
+            await self._lies.told(host, "twin", said)
+        self._boots[host] = (*(one for one in before if one != boot), boot)[-_BOOTS:]
 
     async def disconnected(self, session: Session, reason: str) -> None:
         """Note that a host is not heard of any more. What it said stays, as what was last seen."""
@@ -217,8 +257,15 @@ class Hosts:
 
     async def turned_away(self, host: HostId, reason: str) -> None:
         """Note that a host with a good certificate was not let in."""
-        if row := self._seen.get(host):
-            await self._happened(row, "turned-away", reason)
+        before, at = self._turned_away.get(host, ("", 0.0))
+        if reason == before and self._clock() - at < TURNED_AWAY_S:
+            return
+        self._turned_away[host] = (reason, self._clock())
+        await self._about(host, "turned-away", reason)
+
+    async def lied(self, host: HostId, lie: Lie, detail: str) -> None:
+        """Note what a host did that no host does."""
+        await self._lies.told(host, lie, detail)
 
     def image(self, digest: str) -> Path | None:
         """Return the file of an image, for another controller."""
@@ -238,9 +285,18 @@ class Hosts:
     async def run(self) -> None:
         """Send whole lists to the hosts that need them, until cancelled."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._sum_up_lies())
             while True:
                 session = await self._syncs.get()
                 group.create_task(self.sync(session))
+
+    async def _sum_up_lies(self) -> None:
+        while True:
+            await asyncio.sleep(METRICS_EVERY_S)
+            try:
+                await self._lies.sum_up()
+            except SkerryError as err:
+                log.warning("lies of hosts not noted", error=err.detail)
 
     async def drain(self) -> None:
         """Send the lists that wait to be sent, one after another: for a simulator."""
@@ -296,15 +352,29 @@ class Hosts:
         """Take in what a host said."""
         match message:
             case Reports():
-                await self._reports(session.host, message)
+                if await self._is_in_turn(session, message):
+                    await self._reports(session.host, message)
             case Metrics():
-                self._metrics(session.host, message)
+                await self._metrics(session.host, message)
             case HostEvent():
                 await self._event(session.host, message)
 
+    async def _is_in_turn(self, session: Session, message: Reports) -> bool:
+        """Say whether reports are the next ones. Where some were lost the digests are compared anew."""
+        if message.number <= session.heard:
+            said = f"reports number {message.number}, after number {session.heard}"
+            await self._lies.told(session.host, "replay", said)
+            return False
+        if message.number > session.heard + 1:
+            session.close(f"reports number {session.heard + 1} were lost: {message.number} came after {session.heard}")
+            return False
+        session.heard = message.number
+        return True
+
     async def _reports(self, host: HostId, message: Reports) -> None:
         view = self._seen.host(host)
-        own = tuple(self._without_steps(host, report) for report in self._own(host, message.reports))
+        fit = [_clipped(report) for report in await self._fit(host, message.reports)]
+        own = tuple(self._without_steps(host, report) for report in fit)
         if message.full:
             view.reports = {report.key: report for report in own}
             view.reported = True
@@ -326,23 +396,36 @@ class Hosts:
         document = self._seen.document(host, report.key)
         if not report.steps or document is None:
             return report
-        self._seen.took(document.owner, host, report.key, report.steps[-MOST_STEPS:])
+        self._seen.took(document.owner, host, report.key, tuple(_short(step) for step in report.steps[-MOST_STEPS:]))
         return msgspec.structs.replace(report, steps=())
 
-    def _own(self, host: HostId, reports: Iterable[Report]) -> Iterable[Report]:
+    async def _fit(self, host: HostId, reports: Iterable[Report]) -> list[Report]:
+        """Return the reports that a host may make; what can't be so is noted, once a lie."""
+        found: list[Report] = []
+        lies: dict[Lie, list[str]] = defaultdict(list)
         for report in reports:
-            if self._seen.document(host, report.key) is not None:
-                yield report
+            lie = judge(self._seen, host, report)
+            if lie is not None:
+                lies[lie[0]].append(lie[1])
+            elif self._seen.document(host, report.key) is not None:
+                found.append(report)
             else:
                 self.foreign_reports += 1
+        for one, details in lies.items():
+            await self._lies.told(host, one, details[-1], times=len(details))
+        return found
 
     def _is_gone(self, host: HostId, report: Report) -> bool:
         document = self._seen.document(host, report.key)
-        return document is not None and document.gone and report.done and report.revision >= document.revision
+        return document is not None and document.gone and report.done and report.revision == document.revision
 
-    def _metrics(self, host: HostId, message: Metrics) -> None:
+    async def _metrics(self, host: HostId, message: Metrics) -> None:
         placed = {one.owner for one in self._seen.placed_on(host)}
-        own = tuple(guest for guest in message.guests if guest.vm in placed)
+        own = tuple({guest.vm: guest for guest in message.guests if guest.vm in placed}.values())
+        for guest in message.guests:
+            there = self._seen.placement(guest.vm)
+            if there and there.host != host and self._seen.document(host, DocKey(f"domain/{guest.vm}")) is None:
+                await self._lies.told(host, "claim", f"figures of {guest.vm}, which is elsewhere")
         self._seen.host(host).metrics = msgspec.structs.replace(message, guests=own)
 
     async def _event(self, host: HostId, message: HostEvent) -> None:
@@ -350,8 +433,12 @@ class Hosts:
         subject = self._seen.get(document.owner) if document else self._seen.get(host)
         if message.subject and document is None:
             self.foreign_reports += 1
+            if not is_late(self._seen, host, DocKey(message.subject)):
+                await self._lies.told(host, "claim", f"an event of {message.subject[:80]}, which is not on it")
+        elif not _ACTION.match(message.action):
+            await self._lies.told(host, "event", message.action)
         elif subject is not None:
-            await self._happened(subject, message.action[:32], message.message[:EVENT_CHARACTERS], actor=host)
+            await self._happened(subject, message.action, message.message[:EVENT_CHARACTERS], actor=host)
 
     # --- auditing -------------------------------------------------------------------------------------------------
 
@@ -362,7 +449,13 @@ class Hosts:
         if session is None:
             raise Temporary(f"host {row.name} is not connected", fix="try again once it is back: skerry host list")
         raw = await session.call(Survey(), request)
-        found = from_pack(raw, tuple[Found, ...], f"the survey of host {row.name}")
+        try:
+            found = from_pack(raw, tuple[Found, ...], f"the survey of host {row.name}")
+        except Invalid as err:
+            await self._lies.told(host, "survey", err.detail)
+            raise Temporary(
+                f"host {row.name} answered with what is no survey", fix="see the log of its agent; is it one of ours?"
+            ) from err
         return compare(self._seen, host, found)
 
     def plan_repairs(self, host: HostId, differences: Iterable[Difference], request: RequestId) -> Plan:
@@ -376,6 +469,10 @@ class Hosts:
         if row is None or row.deleted_at is not None:
             raise NotFound(f"host {host} is not known here: it was deleted", fix=_NEW_TOKEN)
         return row
+
+    async def _about(self, host: HostId, what: str, message: str) -> None:
+        if row := self._seen.get(host):
+            await self._happened(row, what, message)
 
     async def _happened(self, row: AnyResource, what: str, message: str, actor: str = "skerry") -> None:
         await self._store.append(
@@ -394,6 +491,19 @@ class Hosts:
                 after=b"",
             )
         )
+
+
+def _clipped(report: Report) -> Report:
+    """Keep a host's own words to what people read."""
+    if max(len(report.message), len(report.problem)) <= WORDS_CHARACTERS:
+        return report
+    return msgspec.structs.replace(
+        report, message=report.message[:WORDS_CHARACTERS], problem=report.problem[:WORDS_CHARACTERS]
+    )
+
+
+def _short(step: StepTaken) -> StepTaken:
+    return msgspec.structs.replace(step, what=step.what[:EVENT_CHARACTERS], problem=step.problem[:EVENT_CHARACTERS])
 
 
 _NEW_TOKEN = "ask an operator for a new one: skerry host token NAME"  # noqa: S105 - advice, no secret

@@ -8,9 +8,9 @@ import asyncio
 import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from socket import socket
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import structlog
@@ -18,7 +18,8 @@ from aiohttp import WebSocketError, WSCloseCode, WSMsgType, web
 
 from common.clock import Clock, system_clock
 from common.codec import from_json, to_json, to_pack
-from common.errors import Denied, NotFound, SkerryError, TooLarge
+from common.errors import Denied, NotFound, RateLimited, SkerryError, TooLarge
+from common.ids import HostId
 from common.joining import JoinRequest, RenewRequest
 from common.protocol import (
     MAX_MESSAGE_BYTES,
@@ -37,6 +38,7 @@ from common.protocol import (
     Welcome,
 )
 from common.tls import Peer, host_of, is_controller
+from controller.fleet.lies import Lie
 from controller.fleet.sessions import Fleet, Session, Sessions, Told
 
 log = structlog.get_logger(__name__)
@@ -54,6 +56,10 @@ WAITING = 1024
 FLOOD_PER_S = 2000.0
 FLOOD_BURST = 20_000.0
 """Messages of one host: an agent of 1,000 guests sends a few dozen a second, a resync a few hundred at once."""
+
+DIALS_PER_S = 0.2
+DIALS_BURST = 30.0
+"""Connections of one host, most of which end at once: a controller that is restarted, or a host that flaps."""
 
 _BODY_BYTES = 64 * 1024
 _HEX = re.compile(r"^[0-9a-f]{64}$")
@@ -85,6 +91,7 @@ class LinkServer:
         self._sessions = sessions
         self._ca_pem = ca_pem
         self._clock = clock
+        self._dials: dict[HostId, Allowance] = {}
 
     def app(self) -> web.Application:
         """Return the application."""
@@ -144,6 +151,7 @@ class LinkServer:
 
     async def _link(self, request: web.Request) -> web.StreamResponse:
         peer = self._admitted(request)
+        await self._refuse_flood(peer)
         ws = web.WebSocketResponse(
             heartbeat=HEARTBEAT_S, max_msg_size=MAX_MESSAGE_BYTES, compress=False, timeout=2.0, autoclose=True
         )
@@ -151,8 +159,8 @@ class LinkServer:
         session = Session(peer)
         try:
             hello = await _first(ws)
-            problem = hello if isinstance(hello, str) else _misfit(hello, peer)
-            if isinstance(hello, str) or problem:
+            problem = hello.reason if isinstance(hello, _End) else _misfit(hello, peer)
+            if isinstance(hello, _End) or problem:
                 await self._turn_away(ws, peer, problem)
             elif not await self._sessions.replace(session):
                 await self._turn_away(ws, peer, "this host's last session has not ended yet; try again")
@@ -164,8 +172,17 @@ class LinkServer:
             session.ended.set()
             if request.transport is not None:
                 # What is still buffered for a peer that took no part in closing would otherwise keep the socket.
-                request.transport.abort()
+                with suppress(AttributeError):  # asyncio's TLS transport of Python 3.11, where it is closed already
+                    request.transport.abort()
         return ws
+
+    async def _refuse_flood(self, peer: Peer) -> None:
+        """A host that dials again and again costs no more than a refusal, which sends it away for a while."""
+        dials = self._dials.setdefault(peer.host, Allowance(burst=DIALS_BURST, per_s=DIALS_PER_S))
+        if dials.spend(asyncio.get_running_loop().time()):
+            return
+        await self._note(peer.host, _End(f"dialled more than {DIALS_PER_S * 60:g} times a minute", "flood"))
+        raise RateLimited(f"host {peer.host} dials too often", fix=f"wait {1 / DIALS_PER_S:g} s")
 
     async def _turn_away(self, ws: web.WebSocketResponse, peer: Peer, reason: str) -> None:
         log.warning("host turned away", host=peer.host, reason=reason)
@@ -221,17 +238,26 @@ class LinkServer:
         now = asyncio.get_running_loop().time
         while True:
             message = await _next(ws)
-            if isinstance(message, str):
-                return session.close(message)
-            if not allowance.spend(now()):
-                return session.close(f"flooded the link: more than {FLOOD_PER_S:g} messages a second")
+            if not isinstance(message, _End) and not allowance.spend(now()):
+                message = _End(f"flooded the link: more than {FLOOD_PER_S:g} messages a second", "flood")
             match message:
+                case _End():
+                    session.close(message.reason)
+                    return await self._note(session.host, message)
                 case Hello():
                     return session.close("broke the rules: a second hello")
                 case Reports() | Metrics() | HostEvent():
                     await waiting.put(message)
                 case Reply() | StreamData() | StreamCredit() | StreamEnd():
                     session.take(message)
+
+    async def _note(self, host: HostId, end: "_End") -> None:
+        if end.lie is None:
+            return
+        try:
+            await self._fleet.lied(host, end.lie, end.reason)
+        except SkerryError as err:
+            log.warning("lie of a host not noted", host=host, lie=end.lie, error=err.detail)
 
     async def _take_in(self, session: Session, waiting: asyncio.Queue[Told]) -> None:
         while True:
@@ -263,36 +289,43 @@ async def _write(ws: web.WebSocketResponse, session: Session) -> None:
     return None
 
 
-async def _first(ws: web.WebSocketResponse) -> Hello | str:
+class _End(NamedTuple):
+    """Why nothing more is read."""
+
+    reason: str
+    lie: Lie | None = None
+
+
+async def _first(ws: web.WebSocketResponse) -> Hello | _End:
     """Return the hello, or why there is none."""
     try:
         async with asyncio.timeout(HELLO_LIMIT_S):
             message = await _next(ws)
     except TimeoutError:
-        return f"it said no hello within {HELLO_LIMIT_S:g} s"
-    if isinstance(message, str | Hello):
+        return _End(f"it said no hello within {HELLO_LIMIT_S:g} s")
+    if isinstance(message, _End | Hello):
         return message
-    return f"it said {type(message).__name__} before its hello"
+    return _End(f"it said {type(message).__name__} before its hello")
 
 
-async def _next(ws: web.WebSocketResponse) -> Up | str:
+async def _next(ws: web.WebSocketResponse) -> Up | _End:
     """Return the next message, or in words why there is none."""
     frame = await ws.receive()
     if frame.type == WSMsgType.BINARY:
         try:
             return cast(Up, _up.decode(frame.data))
         except msgspec.DecodeError as err:
-            return f"sent what can't be read: {err}"
+            return _End(f"sent what can't be read: {err}", "unreadable")
     if frame.type == WSMsgType.TEXT:
-        return "sent text, where every message is binary"
+        return _End("sent text, where every message is binary", "unreadable")
     if isinstance(frame.data, WebSocketError) and frame.data.code == WSCloseCode.MESSAGE_TOO_BIG:
-        return f"sent a message over the limit of {MAX_MESSAGE_BYTES} bytes"
+        return _End(f"sent a message over the limit of {MAX_MESSAGE_BYTES} bytes", "unreadable")
     cause = ws.exception()
     if isinstance(cause, TimeoutError):
-        return f"gave no sign of life for {1.5 * HEARTBEAT_S:g} s"
+        return _End(f"gave no sign of life for {1.5 * HEARTBEAT_S:g} s")
     if frame.type == WSMsgType.ERROR:
-        return f"the connection broke: {cause or frame.data}"
-    return "the host closed the link" + (f": {frame.extra}" if frame.extra else "")
+        return _End(f"the connection broke: {cause or frame.data}")
+    return _End("the host closed the link" + (f": {frame.extra}" if frame.extra else ""))
 
 
 def _misfit(hello: Hello, peer: Peer) -> str:

@@ -38,6 +38,7 @@ from common.protocol import (
 )
 from common.stream import Stream, StreamBroken
 from common.tls import Peer
+from controller.fleet.lies import Lie
 
 log = structlog.get_logger(__name__)
 
@@ -83,6 +84,10 @@ class Fleet(Protocol):
         """Take note that a session is over; called once for each that was welcomed, before the next one of the host."""
         ...
 
+    async def lied(self, host: HostId, lie: Lie, detail: str) -> None:
+        """Take note of what no host does."""
+        ...
+
     async def turned_away(self, host: HostId, reason: str) -> None:
         """Take note that a host with a good certificate was not let in."""
         ...
@@ -102,6 +107,8 @@ class Session:
     def __init__(self, peer: Peer) -> None:
         self.host = peer.host
         self.peer = peer
+        self.heard = 0
+        """The number of the last reports that were taken in."""
         self.ended = asyncio.Event()
         """Set when all is over, the fleet included."""
         self._closing = asyncio.Event()

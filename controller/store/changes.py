@@ -26,6 +26,7 @@ from controller.store.rows import (
     Document,
     Enrolment,
     Event,
+    Fact,
     Gone,
     Grave,
     Link,
@@ -43,7 +44,21 @@ KEPT_S = 600.0
 READ_TOGETHER = 512
 """Commits that are read at a time."""
 
-_TYPED = (Placement, Capacity, Address, Vni, Document, Operation, Event, Token, Enrolment, Grave, Controller, Link)
+_TYPED = (
+    Placement,
+    Capacity,
+    Address,
+    Vni,
+    Document,
+    Operation,
+    Event,
+    Token,
+    Enrolment,
+    Grave,
+    Controller,
+    Link,
+    Fact,
+)
 _TYPES: dict[str, Any] = {one.__name__: one for one in _TYPED}
 _RESOURCE = "Resource"
 

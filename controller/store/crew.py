@@ -12,7 +12,7 @@ from common.errors import Invalid
 from common.ids import HostId, Id
 from controller.store import tables
 from controller.store.queue import LEASE_S
-from controller.store.rows import Controller, Link
+from controller.store.rows import Controller, Fact, Link
 from controller.store.tx import Tx
 
 ALIVE_S = 6.0
@@ -109,12 +109,20 @@ def leave_link(tx: Tx, host: HostId, controller: str) -> None:
         tx.gone(Link(host=host, controller=controller, since=tx.now))
 
 
+def put_fact(tx: Tx, name: str, value: str) -> None:
+    """Have something be so for the whole cloud."""
+    c = tables.fact.c
+    if not tx.run(update(tables.fact).where(c.name == name).values(value=value)).rowcount:
+        tx.run(insert(tables.fact).values(name=name, value=value))
+    tx.put(Fact(name=name, value=value))
+
+
 def ensure_fact(tx: Tx, name: str, value: str) -> str:
     """Return what all controllers hold true; the first one to say it decides."""
     c = tables.fact.c
     there = tx.run(select(c.value).where(c.name == name)).scalar_one_or_none()
     if there is None:
-        tx.run(insert(tables.fact).values(name=name, value=value))
+        put_fact(tx, name, value)
         return value
     return str(there)
 

@@ -12,6 +12,7 @@ from controller.store.rows import (
     Capacity,
     Controller,
     Enrolment,
+    Fact,
     Link,
     Operation,
     Placement,
@@ -50,3 +51,5 @@ def load(tx: Tx) -> None:
         tx.put(Controller(**row))
     for row in tx.run(select(tables.link)).mappings():
         tx.put(Link(**row))
+    for row in tx.run(select(tables.fact)).mappings():
+        tx.put(Fact(**row))

@@ -250,6 +250,17 @@ class Grave(Row, frozen=True):
     revision: Revision
 
 
+class Fact(Row, frozen=True):
+    """Something that is so for the whole cloud, by its name."""
+
+    name: str
+    value: str
+
+
+EPOCH = "epoch"
+"""The fact that names which past this database has. It is another one after an older backup was restored."""
+
+
 class QueueRow(Row, frozen=True):
     """That a resource must be looked at again, and when."""
 
@@ -271,6 +282,7 @@ AnyRow = (
     | Grave
     | Controller
     | Link
+    | Fact
     | QueueRow
 )
 
@@ -294,6 +306,8 @@ def _key(row: AnyRow | AnyResource) -> tuple[str, ...]:
             return (row.host, row.key)
         case Token():
             return (row.digest,)
+        case Fact():
+            return (row.name,)
         case Event():
             return (str(row.seq),)
         case QueueRow():

@@ -1,6 +1,7 @@
 """The store as the rest of the controller sees it: every method one transaction, the working set fed by each."""
 
 import asyncio
+import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from controller.store.load import load
 from controller.store.mutations import Conclusion, M
 from controller.store.queue import Finished
 from controller.store.rows import (
+    EPOCH,
     Change,
     Controller,
     Enrolment,
@@ -142,6 +144,7 @@ class Store:
             if alone:
                 queue.drop_leases(tx)
             mutations.drop_old_operations(tx)
+            crew.ensure_fact(tx, EPOCH, secrets.token_hex(8))
 
         def read(tx: Tx) -> tuple[tuple[QueueRow, ...], Revision]:
             load(tx)
@@ -254,6 +257,15 @@ class Store:
         while True:
             if found := await self._writer.submit(walk.page):
                 return found
+
+    async def begin_epoch(self) -> str:
+        """Say that this database is an older one than hosts know, and return the name of the past it has from now on.
+
+        Hosts take its documents then for newer than all they have. What it does not know stays on them.
+        """
+        epoch = secrets.token_hex(8)
+        await self._writer.submit(lambda tx: crew.put_fact(tx, EPOCH, epoch))
+        return epoch
 
     async def catch_up(self) -> None:
         """Have `seen` be as new as the database is now. It always is where this controller is alone."""

@@ -27,6 +27,7 @@ from controller.store.rows import (
     Document,
     Enrolment,
     Event,
+    Fact,
     Gone,
     Grave,
     Link,
@@ -101,6 +102,7 @@ class WorkingSet:
         self._enrolments: dict[HostId, Enrolment] = {}
         self._controllers: dict[str, Controller] = {}
         self._links: dict[HostId, Link] = {}
+        self._facts: dict[str, Fact] = {}
         self._hosts: dict[HostId, HostView] = {}
         self._graves: dict[Id, Grave] = {}
         self._taken: dict[Id, dict[tuple[HostId, DocKey], tuple[StepTaken, ...]]] = {}
@@ -248,6 +250,15 @@ class WorkingSet:
         """Return all such links."""
         return tuple(self._links.values())
 
+    def fact(self, name: str) -> str:
+        """Return what is so for the whole cloud; empty: nothing was said."""
+        found = self._facts.get(name)
+        return found.value if found else ""
+
+    def grave(self, resource: Id) -> Grave | None:
+        """Return the grave of a resource that is gone, as far as it is known."""
+        return self._graves.get(resource)
+
     def graves(self) -> Iterable[Grave]:
         """Return what is gone, as far as it is known, in the order in which it went."""
         return self._graves.values()
@@ -317,6 +328,7 @@ class WorkingSet:
         yield from self._enrolments.values()
         yield from self._controllers.values()
         yield from self._links.values()
+        yield from self._facts.values()
         yield from self._graves.values()
 
     def difference(self, rows: Iterable[AnyRow | AnyResource]) -> list[Change]:
@@ -378,6 +390,8 @@ class WorkingSet:
                 view = self.host(row.host) if there else self._hosts.get(row.host)
                 if view:
                     view.connected, view.since = there, row.since
+            case Fact():
+                _keep(self._facts, row.name, row, there=there)
             case Grave():
                 self._bury(row, there=there)
             case Event() | QueueRow():

@@ -146,6 +146,9 @@ class Books:
     async def disconnected(self, session: Session, reason: str) -> None:
         self.note(f"disconnected: {reason}")
 
+    async def lied(self, host: HostId, lie: str, detail: str) -> None:
+        self.note(f"lied: {lie}: {detail}")
+
     async def turned_away(self, host: HostId, reason: str) -> None:
         self.note(f"turned away: {reason}")
 

@@ -311,7 +311,7 @@ async def test_a_newer_connection_replaces_the_older_in_that_order(bench: Bench)
     [
         (b"\xc1garbage", "sent what can't be read"),
         (to_pack({"m": "Unheard"}), "sent what can't be read"),
-        (to_pack(Reports(reports=())) + b"trailing", "sent what can't be read"),
+        (to_pack(Reports(number=1, reports=())) + b"trailing", "sent what can't be read"),
         (b"\x00" * (MAX_MESSAGE_BYTES + 1), f"sent a message over the limit of {MAX_MESSAGE_BYTES} bytes"),
         ("text", "sent text, where every message is binary"),
     ],
@@ -335,7 +335,7 @@ async def test_a_second_hello_ends_the_session(bench: Bench) -> None:
 
 async def test_a_message_before_hello_is_turned_away(bench: Bench) -> None:
     async with bench.raw(await bench.joined()) as ws:
-        await ws.send_bytes(to_pack(Reports(reports=())))
+        await ws.send_bytes(to_pack(Reports(number=1, reports=())))
         assert await next_down(ws) == Refused(reason="it said Reports before its hello")
     assert bench.books.story == ["turned away: it said Reports before its hello"]
 
@@ -412,7 +412,7 @@ async def test_a_failing_fleet_ends_the_session_in_words(bench: Bench, monkeypat
     monkeypatch.setattr(bench.books, "received", broken)
     async with bench.raw(await bench.joined()) as ws:
         await welcomed(ws, bench)
-        await ws.send_bytes(to_pack(Reports(reports=())))
+        await ws.send_bytes(to_pack(Reports(number=1, reports=())))
         assert await end_of(ws) == "the controller failed on its Reports: see the controller's log"
 
 

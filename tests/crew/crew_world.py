@@ -185,7 +185,7 @@ class CrewWorld(World):
             if isinstance(answer, Welcome):
                 node.wire = Wire(self.clock, lambda: self.random.choice((0.0, 0.0, 0.001, 0.02)))
                 node.session = session
-                node.agent.welcomed(answer)
+                self.within_agent(node, Agent.welcomed, answer)
         return dialled
 
     def _talk(self) -> bool:

@@ -143,7 +143,7 @@ class LiveHost:
         if not isinstance(answer, Welcome):
             return
         self.at = controller.name
-        agent.welcomed(answer)
+        await agent.welcomed(answer)
         while not session.reason:
             await self._exchange(controller, session, agent)
             await asyncio.sleep(0.01)

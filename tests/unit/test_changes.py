@@ -21,6 +21,7 @@ from controller.store.rows import (
     Document,
     Enrolment,
     Event,
+    Fact,
     Gone,
     Grave,
     Link,
@@ -62,6 +63,7 @@ ROWS: list[Any] = [
     Enrolment(host=host_id(1), join_digest="", join_expires_at=1.0, certificate_serial="ab"),
     Controller(id="ctl-1", url="https://c:8443", version="1", since=1.0, alive=False),
     Link(host=host_id(1), controller="ctl-1", since=2.0),
+    Fact(name="epoch", value="ab"),
     Grave(id=Id("vm-2"), kind="vm", project="shop", name="web", public=False, revision=Revision(9)),
 ]  # fmt: skip
 
