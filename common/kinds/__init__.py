@@ -1,5 +1,6 @@
 """Every kind there is, in the order in which pages and help texts show them. A new kind is one line here."""
 
+from common.kinds.domain import DOMAIN
 from common.kinds.host import HOST
 from common.kinds.image import IMAGE
 from common.kinds.keypair import KEYPAIR
@@ -12,6 +13,7 @@ from common.kinds.vm import VM
 from common.kinds.volume import VOLUME
 
 KINDS: tuple[AnyKind, ...] = (
+    DOMAIN,
     PROJECT,
     TOKEN,
     HOST,

@@ -4,13 +4,16 @@ from typing import Annotated
 
 import msgspec
 
-from common.kinds.kind import Column, Kind, Role, Scope, Spec, Status
+from common.kinds.kind import Column, Kind, Ref, Role, Scope, Spec, Status
 
 
 class ProjectSpec(Spec, frozen=True):
     """A tenant's space of names."""
 
     description: Annotated[str, msgspec.Meta(max_length=255, description="what it is for, for people")] = ""
+    domain: Annotated[
+        str, Ref("domain"), msgspec.Meta(description="the domain it belongs to; none: that of who makes it")
+    ] = ""
 
 
 PROJECT = Kind(
@@ -25,9 +28,11 @@ PROJECT = Kind(
     columns=(
         Column(title="NAME", path="name"),
         Column(title="STATE", path="status.state"),
+        Column(title="DOMAIN", path="spec.domain"),
         Column(title="DESCRIPTION", path="spec.description"),
     ),
     create=Role.ADMIN,
     change=Role.ADMIN,
     delete=Role.ADMIN,
+    fixed=frozenset({"domain"}),
 )

@@ -152,9 +152,9 @@ def delete(context: Context, row: AnyResource) -> Admission:
         raise Conflict(
             f"{row.kind} {row.name} belongs to {owner.kind} {owner.name}", fix=f"delete {owner.kind} {owner.name}"
         )
+    planner_of(row.kind).admit_delete(row, context.seen)
     if wanted := context.seen.wanted(context.seen.users(row.id)):
         raise Conflict(f"{row.kind} {row.name} is used by {_users(wanted, context.caller)}", fix="delete those first")
-    planner_of(row.kind).admit_delete(row, context.seen)
     if row.deleted_at is not None:
         after = row
     else:

@@ -1,11 +1,21 @@
 """project: a row and nothing else. It goes when nothing of it is left."""
 
+import msgspec
+
 from common.errors import Conflict
 from common.ids import Id
-from common.kinds.kind import SYSTEM_PROJECT, AnyResource, Status
+from common.kinds.domain import DEFAULT_DOMAIN
+from common.kinds.kind import SYSTEM_PROJECT, AnyResource, Spec, Status
+from controller.auth.caller import Caller
 from controller.kinds.outcome import Do, Done, Outcome, Wait
 from controller.store.working import WorkingSet
 from controller.store.writes import Forget
+
+
+def admit(row: AnyResource, _was: AnyResource | None, _seen: WorkingSet, _caller: Caller) -> Spec:
+    """Put it into a domain where it names none."""
+    spec: Spec = row.spec
+    return spec if row.spec.domain else msgspec.structs.replace(spec, domain=DEFAULT_DOMAIN)
 
 
 def admit_delete(row: AnyResource, seen: WorkingSet) -> None:

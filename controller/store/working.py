@@ -145,6 +145,11 @@ class WorkingSet:
         """Return all resources of a kind, in no order."""
         return self._by_kind[kind].values()
 
+    def domain_of(self, project: str) -> Id | None:
+        """Return the domain of the project of that name; None where there is no such project."""
+        found = self.named("project", "", project)
+        return Id(found.spec.domain) if found else None
+
     def children(self, owner: Id) -> tuple[AnyResource, ...]:
         """Return the resources that this one made."""
         return tuple(self._resources[child] for child in sorted(self._by_owner.get(owner, ())))

@@ -59,6 +59,17 @@ DATA: dict[str, list[dict[str, object]]] = {
 """What revision 0001 can hold. A migration that changes a table's columns says here what is added to the row."""
 
 
+DEFAULT = "dom-000000000000"
+
+
+def _upgraded() -> dict[str, list[dict[str, object]]]:
+    """Return what the newest revision makes of it: the projects are in a domain."""
+    shop, *rest = DATA["resource"]
+    return DATA | {
+        "resource": [shop | {"spec": f'{{"description":"a shop","domain":"{DEFAULT}"}}', "revision": 42}, *rest]
+    }
+
+
 def _fill(engine: Engine) -> None:
     preparer = engine.dialect.identifier_preparer
     with engine.begin() as connection:
@@ -77,6 +88,10 @@ def _dump(engine: Engine) -> dict[str, list[dict[str, object]]]:
         for table, rows in DATA.items():
             columns = ", ".join(preparer.quote(name) for name in rows[0])
             found[table] = [dict(row) for row in connection.execute(text(f"SELECT {columns} FROM {table}")).mappings()]
+    (domain,) = [row for row in found["resource"] if row["kind"] == "domain"] or [None]
+    if domain:
+        assert (domain["id"], domain["name"], domain["project"], domain["revision"]) == (DEFAULT, "default", "", 42)
+        found["resource"].remove(domain)
     for row in found["document"]:
         row["gone"] = bool(row["gone"])  # SQLite has numbers for it
     return found
@@ -95,7 +110,7 @@ def test_data_of_every_earlier_state_outlives_the_upgrade(empty_database: Engine
     migrate(empty_database, revision)
     migrate(empty_database)
     found = _dump(empty_database)
-    for table, rows in DATA.items():
+    for table, rows in _upgraded().items():
         assert sorted(map(str, found[table])) == sorted(map(str, rows)), table
 
 
@@ -113,7 +128,7 @@ async def test_a_store_goes_on_with_what_was_upgraded(empty_database: Engine) ->
         assert [one.address for one in store.seen.addresses(vm.id)] == ["10.20.0.2"]
         assert len(store.seen.open_operations(vm.id)) == 1
         made = await Desk(store, Clock()).create("network", "shop", "back")
-        assert made.revision == 42
+        assert made.revision == 43
         events = await store.events(0, 10, None)
         assert [one.seq for one in events] == [1, 2]
         assert events[0].message == "ü 日本"
@@ -131,4 +146,4 @@ def test_an_upgrade_that_fails_leaves_the_database_as_it_was(
     assert set(inspect(empty_database).get_table_names()) == before
     monkeypatch.undo()
     migrate(empty_database)
-    assert sorted(map(str, _dump(empty_database)["resource"])) == sorted(map(str, DATA["resource"]))
+    assert sorted(map(str, _dump(empty_database)["resource"])) == sorted(map(str, _upgraded()["resource"]))
