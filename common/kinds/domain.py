@@ -31,6 +31,7 @@ DOMAIN = Kind(
         Column(title="STATE", path="status.state"),
         Column(title="DESCRIPTION", path="spec.description"),
     ),
+    read=Role.ADMIN,
     create=Role.ADMIN,
     change=Role.ADMIN,
     delete=Role.ADMIN,

@@ -63,6 +63,8 @@ def sees(caller: Caller, row: AnyResource) -> bool:
     A project's tokens know that project, what is in it, what is public, and the cloud's hosts and sizes: of other
     projects not even their names.
     """
+    if row.kind == "domain":
+        return caller.operates
     if row.kind == "project":
         return caller.speaks_for(row.name)
     return not row.project or caller.speaks_for(row.project) or is_public(row)

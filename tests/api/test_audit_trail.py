@@ -73,7 +73,7 @@ async def test_a_stale_change_is_a_conflict_in_the_history_with_the_spec_as_it_s
     (event,) = await events(cloud, "result=conflict")
 
     assert (event["action"], event["name"]) == ("project.set", "shop")
-    assert event["before"] == {"description": "mine"}
+    assert event["before"]["description"] == "mine"
     assert event["after"] is None
 
 

@@ -54,8 +54,8 @@ async def test_events_tell_who_did_what_with_the_spec_before_and_after(cloud: Wo
     change = next(item for item in items if item["action"] == "project.set")
 
     assert change["actor"] == "system/root"
-    assert change["before"] == {"description": "old"}
-    assert change["after"] == {"description": "new"}
+    assert change["before"]["description"] == "old"
+    assert change["after"]["description"] == "new"
     assert change["name"] == "shop"
     assert [item["seq"] for item in items] == sorted(item["seq"] for item in items)
 

@@ -1,6 +1,6 @@
 """A bench in memory for each test."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -13,10 +13,12 @@ from tests.store.desk import Clock
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
-    """Give a bench over an empty store."""
+async def bench() -> AsyncIterator[Bench]:
+    """Give a bench over a store with nothing in it but the default domain."""
     engine, feed, clock = memory_engine(), Feed(), Clock()
     writer = InlineWriter(engine, clock, feed.committed, Faults())
-    yield Bench(Store(writer, feed), clock)
+    store = Store(writer, feed)
+    await store.load(alone=True)
+    yield Bench(store, clock)
     writer.close()
     engine.dispose()

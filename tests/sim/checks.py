@@ -123,7 +123,7 @@ def empty(cloud: Cloud) -> None:
         queue = connection.execute(select(tables.queue.c.resource)).scalars().all()
         rows = connection.execute(select(tables.resource.c.id, tables.resource.c.name)).all()
         assert sorted(queue) == sorted(row.id for row in rows)
-        assert [row.name for row in rows] == ["system"], f"left: {rows}"
+        assert sorted(row.name for row in rows) == ["default", "system"], f"left: {rows}"
         operations = connection.execute(select(tables.operation).where(tables.operation.c.finished_at.is_(None))).all()
         assert not operations, f"open: {operations}"
 

@@ -82,6 +82,16 @@ def vanishes(cloud: Cloud, kind: str, project: str, name: str) -> None:
     )
 
 
+def domain(cloud: Cloud) -> None:
+    """A domain is made, gets a project, and is deleted with it."""
+    cloud.insist(lambda: cloud.create("domain", "", "acme"))
+    reaches(cloud, "domain", "", "acme", "active")
+    cloud.insist(lambda: cloud.create("project", "", "rockets", domain="acme"))
+    reaches(cloud, "project", "", "rockets", "active")
+    cloud.insist(lambda: cloud.delete("project", "", "rockets"))
+    vanishes(cloud, "domain", "", "acme")
+
+
 def project(cloud: Cloud) -> None:
     """A project is made, described and deleted."""
     cloud.insist(lambda: cloud.create("project", "", "other"))
@@ -179,6 +189,7 @@ def vm(cloud: Cloud) -> None:
 
 
 LIVES: dict[str, Callable[[Cloud], None]] = {
+    "domain": domain,
     "project": project,
     "token": token,
     "host": host,

@@ -13,18 +13,21 @@ from controller.store.rows import EventQuery
 from controller.store.store import Store
 from tests.store.desk import Desk
 
+MIGRATED = 1
+"""The revision of what the migrations themselves make: the default domain."""
+
 
 def test_an_empty_database_is_brought_to_the_newest_schema(empty_database: Engine) -> None:
     migrate(empty_database)
     assert {*tables.METADATA.tables, "alembic_version"} == set(inspect(empty_database).get_table_names())
     with empty_database.connect() as connection:
-        assert connection.execute(select(tables.sequence.c.value)).scalar_one() == 0
+        assert connection.execute(select(tables.sequence.c.value)).scalar_one() == MIGRATED
 
 
 def test_migrating_twice_changes_nothing(engine: Engine) -> None:
     migrate(engine)
     with engine.connect() as connection:
-        assert connection.execute(select(tables.sequence.c.value)).scalar_one() == 0
+        assert connection.execute(select(tables.sequence.c.value)).scalar_one() == MIGRATED
 
 
 def test_the_tables_are_those_that_the_migrations_make(engine: Engine) -> None:
@@ -51,8 +54,8 @@ async def test_events_are_numbered_without_reuse_and_read_in_order(desk: Desk) -
     assert [one.seq for one in later] == [events[2].seq]
     newest = await desk.store.events(0, 1, EventQuery(resource=rows[0].id), newest=True)
     assert [one.action for one in newest] == ["project.set"]
-    assert newest[0].before == b'{"description":""}'
-    assert newest[0].after == b'{"description":"new"}'
+    assert b'"description":""' in newest[0].before
+    assert b'"description":"new"' in newest[0].after
 
 
 async def test_events_of_one_project_are_its_own(desk: Desk) -> None:
@@ -95,4 +98,4 @@ def test_a_rollback_takes_the_revision_back(engine: Engine) -> None:
     with engine.connect() as connection:
         connection.execute(bump)
         connection.rollback()
-        assert connection.execute(select(tables.sequence.c.value)).scalar_one() == 0
+        assert connection.execute(select(tables.sequence.c.value)).scalar_one() == MIGRATED

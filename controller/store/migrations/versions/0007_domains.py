@@ -29,6 +29,8 @@ def upgrade() -> None:
             revision=number,
         )
     )  # fmt: skip
+    queue = "INSERT INTO queue (resource, due_at, pokes, leased_by, leased_until) VALUES (:resource, 0, 1, NULL, 0)"
+    connection.execute(sa.text(queue), {"resource": _DEFAULT})
     for row in connection.execute(sa.select(resource).where(resource.c.kind == "project")).mappings().all():
         spec = msgspec.json.decode(row["spec"], type=dict[str, object]) | {"domain": _DEFAULT}
         wanted = {"spec": msgspec.json.encode(spec).decode(), "revision": number}
