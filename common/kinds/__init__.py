@@ -1,26 +1,34 @@
 """Every kind there is, in the order in which pages and help texts show them. A new kind is one line here."""
 
 from common.kinds.domain import DOMAIN
+from common.kinds.group import GROUP
 from common.kinds.host import HOST
 from common.kinds.image import IMAGE
 from common.kinds.keypair import KEYPAIR
 from common.kinds.kind import AnyKind
 from common.kinds.network import NETWORK
 from common.kinds.project import PROJECT
+from common.kinds.rack import RACK
+from common.kinds.region import REGION
 from common.kinds.size import SIZE
 from common.kinds.token import TOKEN
 from common.kinds.vm import VM
 from common.kinds.volume import VOLUME
+from common.kinds.zone import ZONE
 
 KINDS: tuple[AnyKind, ...] = (
     DOMAIN,
     PROJECT,
     TOKEN,
+    REGION,
+    ZONE,
+    RACK,
     HOST,
     SIZE,
     IMAGE,
     KEYPAIR,
     NETWORK,
+    GROUP,
     VOLUME,
     VM,
 )

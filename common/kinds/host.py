@@ -4,13 +4,17 @@ from typing import Annotated
 
 import msgspec
 
-from common.kinds.kind import Column, Extra, Kind, Role, Scope, Spec, Status
+from common.kinds.kind import Column, Extra, Kind, Ref, Role, Scope, Spec, Status
 
 
 class HostSpec(Spec, frozen=True):
     """How a machine may be used. What it has is found by its agent and shown in the status."""
 
     schedulable: Annotated[bool, msgspec.Meta(description="whether new machines may be placed on it")] = True
+    rack: Annotated[str | None, Ref("rack"), msgspec.Meta(description="the rack it stands in")] = None
+    zone: Annotated[
+        str | None, Ref("zone"), msgspec.Meta(description="the zone it is in, where it stands in no rack")
+    ] = None
     cpu_overcommit: Annotated[
         float, msgspec.Meta(ge=0.1, le=64, description="vCPUs that may be sold per hardware thread")
     ] = 4.0
@@ -34,6 +38,10 @@ class HostStatus(Status, frozen=True):
     disk_gib: int = 0
     virtualisation: str = ""
     """`kvm`, or `tcg` where the CPU lacks svm/vmx."""
+    rack: str = ""
+    """The rack's name."""
+    zone: str = ""
+    """The name of its zone, which is its rack's where it stands in one."""
     vms: int = 0
     last_seen_at: float = 0
 
@@ -54,6 +62,8 @@ HOST = Kind(
         Column(title="THREADS", path="status.cpu_threads"),
         Column(title="MEMORY MIB", path="status.memory_mib"),
         Column(title="DISK GIB", path="status.disk_gib"),
+        Column(title="RACK", path="status.rack"),
+        Column(title="ZONE", path="status.zone"),
         Column(title="VMS", path="status.vms"),
         Column(title="VIRT", path="status.virtualisation"),
         Column(title="MESSAGE", path="status.message"),

@@ -35,6 +35,12 @@ class VmSpec(Spec, frozen=True):
         Ref("host"),
         msgspec.Meta(description="pin to this host (operators only); none: Skerry chooses"),
     ] = None
+    zone: Annotated[str | None, Ref("zone"), msgspec.Meta(description="pin to the hosts of this zone")] = None
+    rack: Annotated[str | None, Ref("rack"), msgspec.Meta(description="pin to the hosts of this rack")] = None
+    groups: Annotated[
+        tuple[Annotated[str, Ref("group")], ...],
+        msgspec.Meta(max_length=8, description="groups whose rule it obeys: machines apart, or together"),
+    ] = ()
     user_data: Annotated[
         str,
         msgspec.Meta(max_length=65536, description="given to the guest unread: cloud-config or a script"),
@@ -128,5 +134,5 @@ VM = Kind(
         ),
         Extra(name="why", method="GET", summary="Explain why the machine is not as wished.", role=Role.READER),
     ),
-    fixed=frozenset({"image", "size", "vcpus", "memory_mib", "disk_gib", "networks", "host"}),
+    fixed=frozenset({"image", "size", "vcpus", "memory_mib", "disk_gib", "networks", "host", "zone", "rack", "groups"}),
 )

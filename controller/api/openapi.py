@@ -170,9 +170,13 @@ def _example(kind: AnyKind) -> Json:
     return example
 
 
+def _refers(kind: AnyKind | None) -> bool:
+    return kind is not None and any(field.ref for field in fields(kind.spec))
+
+
 def _responses(route: Route) -> Json:
     codes = {500} if route.public else {400, 401, 403, 429, 500}
-    if "{" in route.path:
+    if "{" in route.path or (route.action == "create" and _refers(route.kind)):
         codes.add(404)
     if _is_mutation(route):
         codes |= {409, 413, 503}

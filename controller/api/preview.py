@@ -15,7 +15,7 @@ from controller.kinds.outcome import Blocked, Do, Done, Outcome, Place, Wait
 from controller.scheduler.choose import Choice
 from controller.store.rows import Address, Change, Gone, Placement, Put
 from controller.store.working import WorkingSet, references
-from controller.store.writes import AnyWrite, Mutation, TakePlacement
+from controller.store.writes import AnyWrite, Mutation
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,16 +67,9 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
             case Do():
                 return self.outcome.writes
             case Place() if isinstance(self.choice, Choice):
-                return (TakePlacement(placement=_placement(self.outcome, self.choice.host)), *self.outcome.writes)
+                return (self.outcome.claim(self.choice.host), *self.outcome.writes)
             case _:
                 return ()
-
-
-def _placement(place: Place, host: HostId) -> Placement:
-    demand = place.demand
-    return Placement(
-        owner=demand.owner, host=host, vcpus=demand.vcpus, memory_mib=demand.memory_mib, disk_gib=demand.disk_gib
-    )
 
 
 def preview(

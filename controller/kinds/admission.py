@@ -219,6 +219,8 @@ def _admission(
         finished_at=None,
         revision=NONE,
     )
+    if was is not None and row.deleted_at is None:
+        writes = (*writes, *planner_of(row.kind).along(row, was, context.seen))
     overtaken = context.seen.open_operations(row.id) if what in ("delete", "cancel") else ()
     return Admission(
         resource=row,

@@ -2,20 +2,46 @@
 
 import msgspec
 
-from common.errors import Conflict
+from common.errors import Conflict, Invalid
 from common.ids import HostId
 from common.kinds.host import HostSpec, HostStatus
-from common.kinds.kind import AnyResource
+from common.kinds.kind import AnyResource, Spec
 from common.protocol import Inventory
 from common.secret import Secret, digest_of
+from controller.auth.caller import Caller
+from controller.kinds.moving import refuse_move
 from controller.kinds.outcome import Do, Done, Outcome, Wait
 from controller.kinds.plain import going, silence
+from controller.store.places import domain_of, rack_of, zone_of
 from controller.store.rows import Capacity, Enrolment
 from controller.store.working import WorkingSet
-from controller.store.writes import AnyWrite, Forget, ForgetHost, PutEnrolment, SetCapacity
+from controller.store.writes import AnyWrite, Forget, ForgetHost, MoveHost, PutEnrolment, SetCapacity
 
 REVEALS = "skj"
 JOIN_TOKEN_S = 24 * 3600.0
+
+
+def admit(row: AnyResource, was: AnyResource | None, seen: WorkingSet, _caller: Caller) -> Spec:
+    """Check that it stands in one zone, and that its machines may be where it goes."""
+    spec: HostSpec = row.spec
+    rack = rack_of(seen.get, row)
+    if rack and spec.zone and rack.spec.zone != spec.zone:
+        zones = f"in zone {seen.name_of(rack.spec.zone)}, not in {seen.name_of(spec.zone)}"
+        raise Invalid(
+            f"host {row.name}: rack {rack.name} is {zones}", fix="name the rack only: its zone is its hosts' zone"
+        )
+    if was is not None and _moves(row, was, seen):
+        refuse_move(row, seen)
+    return spec
+
+
+def along(row: AnyResource, was: AnyResource, seen: WorkingSet) -> tuple[AnyWrite, ...]:
+    """Take the machines on it along where it moves."""
+    return (MoveHost(host=HostId(row.id)),) if _moves(row, was, seen) else ()
+
+
+def _moves(row: AnyResource, was: AnyResource, seen: WorkingSet) -> bool:
+    return any(domain_of(seen.get, row, over) != domain_of(seen.get, was, over) for over in ("rack", "zone"))
 
 
 def admit_delete(row: AnyResource, seen: WorkingSet) -> None:
@@ -84,6 +110,8 @@ def _bounded(wanted: float) -> int:
 def _status(row: AnyResource, seen: WorkingSet, host: HostId, now: float) -> HostStatus:
     view, enrolment, inventory = seen.host(host), seen.enrolment(host), seen.host(host).inventory
     status: HostStatus = msgspec.structs.replace(row.status, vms=len(seen.placed_on(host)), message="", why=None)
+    rack, zone = rack_of(seen.get, row), zone_of(seen.get, row)
+    status = msgspec.structs.replace(status, rack=rack.name if rack else "", zone=zone.name if zone else "")
     if inventory:
         status = msgspec.structs.replace(
             status,

@@ -2,10 +2,12 @@
 
 import msgspec
 
+from common.ids import HostId, Id
 from common.kinds.kind import Status
 from common.refusal import Refusal
 from controller.scheduler.choose import Demand
-from controller.store.writes import AnyWrite
+from controller.store.rows import Placement
+from controller.store.writes import AnyWrite, TakePlacement
 
 LOOK_AGAIN_S = 60.0
 """Every resource is looked at again after this long, whatever happened: drift is repaired, not only work resumed."""
@@ -25,6 +27,21 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     writes: tuple[AnyWrite, ...]
     status: Status
     """Shown while it can't be placed; the refusal is added."""
+
+    def claim(self, host: HostId) -> TakePlacement:
+        """Return the write that gives it this host."""
+        demand = self.demand
+        return TakePlacement(
+            placement=Placement(
+                owner=demand.owner,
+                host=host,
+                vcpus=demand.vcpus,
+                memory_mib=demand.memory_mib,
+                disk_gib=demand.disk_gib,
+            ),
+            groups=tuple(rule.group for rule in demand.groups),
+            within=tuple(Id(place.id) for place in (demand.rack, demand.zone) if place),
+        )
 
 
 class Wait(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """The planner of each kind, found by the kind's name: `controller/kinds/<kind>.py`.
 
 Each such module is one page, the whole life of its kind: `plan`, and where the defaults below don't do, `admit`,
-`admit_delete`, `REVEALS` and `reveal`.
+`along`, `admit_delete`, `REVEALS` and `reveal`.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,7 @@ from controller.store.writes import AnyWrite
 
 Plan = Callable[[AnyResource, WorkingSet, float], Outcome]
 Admit = Callable[[AnyResource, AnyResource | None, WorkingSet, Caller], Spec]
+Along = Callable[[AnyResource, AnyResource, WorkingSet], tuple[AnyWrite, ...]]
 AdmitDelete = Callable[[AnyResource, WorkingSet], None]
 Reveal = Callable[[AnyResource, Secret, float], tuple[AnyWrite, ...]]
 
@@ -31,6 +32,8 @@ class Planner(msgspec.Struct, frozen=True, kw_only=True):
     """(row, what is seen, now) -> the one next step, or why there is none."""
     admit: Admit
     """(row as it would be, row as it is, what is seen, who asks) -> the spec to store. Raises what the caller did."""
+    along: Along
+    """(row as it would be, row as it is, what is seen) -> the writes that are committed with the change."""
     admit_delete: AdmitDelete
     """(row, what is seen): raises Conflict where others would be harmed."""
     reveals: str
@@ -42,6 +45,10 @@ class Planner(msgspec.Struct, frozen=True, kw_only=True):
 def _admit(row: AnyResource, _was: AnyResource | None, _seen: WorkingSet, _caller: Caller) -> Spec:
     spec: Spec = row.spec
     return spec
+
+
+def _along(_row: AnyResource, _was: AnyResource, _seen: WorkingSet) -> tuple[AnyWrite, ...]:
+    return ()
 
 
 def _admit_delete(_row: AnyResource, _seen: WorkingSet) -> None:
@@ -59,6 +66,7 @@ def planner_of(kind: str) -> Planner:
     return Planner(
         plan=page.plan,
         admit=getattr(page, "admit", _admit),
+        along=getattr(page, "along", _along),
         admit_delete=getattr(page, "admit_delete", _admit_delete),
         reveals=getattr(page, "REVEALS", ""),
         reveal=getattr(page, "reveal", _reveal),

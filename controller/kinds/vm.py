@@ -8,12 +8,12 @@ from common.kinds.vm import VmSpec, VmStatus
 from common.kinds.volume import VOLUME, VolumeSpec
 from common.names import mac
 from controller.auth.caller import Caller, require_operator
+from controller.kinds.demand import demand_of
 from controller.kinds.network import guest_mtu
 from controller.kinds.outcome import Do, Done, Outcome, Place, Wait
 from controller.kinds.plain import silence
 from controller.kinds.shape import admit_shape, shape_of
 from controller.kinds.volume import image_ref
-from controller.scheduler.choose import Demand
 from controller.store.rows import Placement
 from controller.store.working import WorkingSet
 from controller.store.writes import (
@@ -37,6 +37,8 @@ def admit(row: AnyResource, was: AnyResource | None, seen: WorkingSet, caller: C
     if len(set(spec.networks)) != len(spec.networks):
         raise Invalid(f"vm {row.name}: a network is named twice", fix="name each network once: a NIC in each")
     admit_shape(row, seen)
+    if len(set(spec.groups)) != len(spec.groups):
+        raise Invalid(f"vm {row.name}: a group is named twice", fix="name each group once")
     image, shape = seen.get(Id(spec.image)), shape_of(row, seen)
     if image and shape and image.spec.disk_gib > shape.disk_gib:
         raise Invalid(
@@ -86,15 +88,7 @@ def _place(row: AnyResource, seen: WorkingSet) -> Outcome:
         cidr = network.spec.cidr
         claims.append(ClaimAddress(network=network.id, cidr=cidr, vm=row.id, index=index, mac=mac(row.id, index)))
         pokes.append(Poke(resource=network.id))
-    demand = Demand(
-        owner=row.id,
-        vcpus=shape.vcpus,
-        memory_mib=shape.memory_mib,
-        disk_gib=shape.disk_gib,
-        host=HostId(Id(row.spec.host)) if row.spec.host else None,
-        size=shape.size,
-    )
-    return Place(demand=demand, writes=(*claims, *pokes), status=_status(row, seen, "blocked", ""))
+    return Place(demand=demand_of(row, shape, seen), writes=(*claims, *pokes), status=_status(row, seen, "blocked", ""))
 
 
 def _root_volume(row: AnyResource, volume: Id, placement: Placement) -> CreateChild:

@@ -27,9 +27,19 @@ from controller.scheduler.choose import Choice
 from controller.scheduler.inventory import Inventory
 from controller.store.mutations import Conclusion
 from controller.store.queue import Finished
-from controller.store.rows import Address, Capacity, Change, Enrolment, Gone, OperationStep, Placement, QueueRow
+from controller.store.rows import (
+    Address,
+    Capacity,
+    Change,
+    Enrolment,
+    Gone,
+    Membership,
+    OperationStep,
+    Placement,
+    QueueRow,
+)
 from controller.store.store import Store
-from controller.store.writes import AnyWrite, Taken, TakePlacement
+from controller.store.writes import AnyWrite, Taken
 
 log = structlog.get_logger(__name__)
 
@@ -141,6 +151,8 @@ class Loop:
                     self.poke(row.host, own=own)
                     if isinstance(change, Gone):
                         self._retry_blocked()
+                case Membership():
+                    self.poke(row.group, own=own)
                 case Capacity():
                     self.inventory.refresh(row.host)
                     self._retry_blocked()
@@ -340,16 +352,9 @@ class Loop:
         if not isinstance(choice, Choice):
             await self._block(subject, row, outcome.status, choice)
             return False
-        placement = Placement(
-            owner=demand.owner,
-            host=choice.host,
-            vcpus=demand.vcpus,
-            memory_mib=demand.memory_mib,
-            disk_gib=demand.disk_gib,
-        )
         say = f"placed on host {self._seen.name_of(choice.host)}"
         try:
-            await self._step(subject, (TakePlacement(placement=placement), *outcome.writes), say, retries)
+            await self._step(subject, (outcome.claim(choice.host), *outcome.writes), say, retries)
         finally:
             self.inventory.settle(choice, demand)
         self._blocked.discard(subject.id)

@@ -3,12 +3,16 @@
 Pure: columns and a demand in, a choice or a refusal out. The claim itself is decided by the store's transaction.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from common.ids import HostId, Id
 from common.refusal import Cost, Refusal
+from controller.scheduler.columns import Columns, Place, Room
+from controller.scheduler.rules import Bar, Crowd, Rule, bars, strain
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,21 +24,19 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     disk_gib: int
     host: HostId | None = None
     """Only this host will do."""
+    rack: Place | None = None
+    """Only hosts of this rack will do."""
+    zone: Place | None = None
+    """Only hosts of this zone will do."""
+    groups: tuple[Rule, ...] = ()
+    """The groups whose rules hold for it."""
     size: str = ""
     """The size's name, for the words of a refusal."""
 
-
-class Columns(msgspec.Struct, kw_only=True):
-    """Hosts as arrays, all of one length; free capacity may be negative where an operator lowered a ratio."""
-
-    hosts: list[HostId]
-    names: list[str]
-    connected: NDArray[np.bool_]
-    schedulable: NDArray[np.bool_]
-    free: NDArray[np.int64]
-    """Shape (hosts, 3): vCPUs, memory MiB, disk GiB."""
-    total: NDArray[np.int64]
-    """Shape (hosts, 3): what each may sell."""
+    @property
+    def room(self) -> Room:
+        """What it takes of its host."""
+        return Room(self.vcpus, self.memory_mib, self.disk_gib)
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,36 +49,54 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 UNITS = (("vcpus", "vCPUs"), ("memory", "MiB of memory"), ("disk", "GiB of disk"))
 
 
-def choose(columns: Columns, demand: Demand) -> Choice | Refusal:
+def choose(columns: Columns, demand: Demand, crowds: Sequence[Crowd] = ()) -> Choice | Refusal:
     """Choose the host that is left with the most balanced free share; ties go to the first in the columns.
 
     The score is the smallest share of vCPUs, memory and disk that stays free: machines spread, and no one
-    resource is used up while others lie idle.
+    resource is used up while others lie idle. `crowds`: where the members of the demand's groups are. Hard rules
+    rule hosts out; soft ones come before the score, so that they are broken only where they must be.
     """
-    need = np.array([demand.vcpus, demand.memory_mib, demand.disk_gib], dtype=np.int64)
-    left = columns.free - need
-    fits = columns.connected & columns.schedulable & (left >= 0).all(axis=1)
-    if demand.host is not None:
-        fits &= _is(columns, demand.host)
-    if not fits.any():
-        return _refuse(columns, demand, need)
-    share = (left / np.maximum(columns.total, 1)).min(axis=1)
-    row = int(np.argmax(np.where(fits, share, -np.inf)))
-    return Choice(host=columns.hosts[row], row=row)
-
-
-def _is(columns: Columns, host: HostId) -> NDArray[np.bool_]:
-    return np.array([one == host for one in columns.hosts], dtype=np.bool_)
-
-
-def _refuse(columns: Columns, demand: Demand, need: NDArray[np.int64]) -> Refusal:
-    """Count per constraint the hosts it rules out, and name the smallest change that would fit."""
-    hosts = len(columns.hosts)
-    if hosts == 0:
+    if not columns.hosts:
         return Refusal(
             summary="no host fits: there are no hosts yet",
             smallest_change="let a host join: skerry host create NAME",
         )
+    barred = _bars(columns, demand, crowds)
+    scores = columns.scores(demand.room)
+    for bar in barred:
+        scores = np.where(bar.mask, -np.inf, scores)
+    if any(not crowd.rule.hard for crowd in crowds):
+        scores = _least_strained(scores, strain(columns, crowds))
+    row = int(scores.argmax())
+    if scores[row] == -np.inf:
+        return _refuse(columns, demand, barred)
+    return Choice(host=columns.hosts[row], row=row)
+
+
+def _least_strained(scores: NDArray[np.float64], strained: NDArray[np.float64]) -> NDArray[np.float64]:
+    fits = scores > -np.inf
+    if not fits.any():
+        return scores
+    return np.where(strained == strained[fits].min(), scores, -np.inf)
+
+
+def _bars(columns: Columns, demand: Demand, crowds: Sequence[Crowd]) -> list[Bar]:
+    """Return what rules hosts out beside want of room: the caller's own pins first."""
+    found = []
+    if demand.host is not None:
+        outside = ~columns.within("host", [demand.host])
+        found.append(Bar(constraint="pinned", mask=outside, detail="hosts other than the pinned", pin=True))
+    for over, place in (("rack", demand.rack), ("zone", demand.zone)):
+        if place is not None:
+            outside = ~columns.within(over, [place.id])  # type: ignore[arg-type]
+            found.append(Bar(constraint=over, mask=outside, detail=f"hosts outside {over} {place.name}", pin=True))
+    return found + bars(columns, crowds)
+
+
+def _refuse(columns: Columns, demand: Demand, barred: Sequence[Bar]) -> Refusal:
+    """Count per constraint the hosts it rules out, and name the smallest change that would fit."""
+    hosts = len(columns)
+    need = np.array(demand.room, dtype=np.float64)[:, None]
     short = columns.free < need
     costs = [
         Cost(
@@ -84,43 +104,59 @@ def _refuse(columns: Columns, demand: Demand, need: NDArray[np.int64]) -> Refusa
         ),
         Cost(constraint="schedulable", hosts=int((~columns.schedulable).sum()), detail="hosts closed to new machines"),
     ]
-    for column, (name, unit) in enumerate(UNITS):
-        most = int(columns.free[:, column].max(initial=0))
-        detail = f"needs {need[column]} {unit}; the most that is free on one host is {max(0, most)}"
-        costs.append(Cost(constraint=name, hosts=int(short[:, column].sum()), detail=detail))
-    if demand.host is not None:
-        costs.append(
-            Cost(
-                constraint="pinned", hosts=int((~_is(columns, demand.host)).sum()), detail="hosts other than the pinned"
-            )
-        )
+    for resource, (name, unit) in enumerate(UNITS):
+        most = int(columns.free[resource].max(initial=0))
+        detail = f"needs {demand.room[resource]} {unit}; the most that is free on one host is {max(0, most)}"
+        costs.append(Cost(constraint=name, hosts=int(short[resource].sum()), detail=detail))
+    costs += [Cost(constraint=bar.constraint, hosts=int(bar.mask.sum()), detail=bar.detail) for bar in barred]
     return Refusal(
         summary=f"none of {hosts} host{'s' if hosts != 1 else ''} fits",
         hosts=hosts,
         costs=tuple(cost for cost in costs if cost.hosts),
-        smallest_change=_smallest_change(columns, demand, need),
+        smallest_change=_smallest_change(columns, demand, barred),
     )
 
 
-def _smallest_change(columns: Columns, demand: Demand, need: NDArray[np.int64]) -> str:
+def _smallest_change(columns: Columns, demand: Demand, barred: Sequence[Bar]) -> str:
     """Find the host that fits after the least: fewest kinds of change first, then the smallest relative shortage."""
+    need = np.array(demand.room, dtype=np.float64)[:, None]
     lack = np.maximum(need - columns.free, 0)
-    changes = (lack > 0).sum(axis=1) + (~columns.connected) + (~columns.schedulable)
-    relative = (lack / np.maximum(need, 1)).sum(axis=1)
-    allowed = _is(columns, demand.host) if demand.host is not None else np.ones(len(columns.hosts), dtype=np.bool_)
+    rules = [bar for bar in barred if not bar.pin]
+    changes = (lack > 0).sum(axis=0) + (~columns.connected) + (~columns.schedulable) + sum(bar.mask for bar in rules)
+    relative = (lack / np.maximum(need, 1)).sum(axis=0) + sum(bar.mask * bar.weight for bar in rules)
+    allowed = np.ones(len(columns), dtype=np.bool_)
+    for bar in barred:
+        if bar.pin:
+            allowed &= ~bar.mask
     if not allowed.any():
-        return "pin it to a host that has joined, or to none"
-    order = np.lexsort((relative, changes, ~allowed))
-    row = int(order[0])
+        return _nowhere(demand)
+    row = int(np.lexsort((relative, changes, ~allowed))[0])
     words = []
     if not columns.connected[row]:
         words.append(f"bring host {columns.names[row]} back")
     if not columns.schedulable[row]:
         words.append(f"open host {columns.names[row]} (skerry host set {columns.names[row]} --schedulable)")
-    for column, (_, unit) in enumerate(UNITS):
-        if 0 < lack[row, column] < need[column]:
-            size = f" (size {demand.size} has {need[column]})" if demand.size else ""
-            words.append(f"ask for {lack[row, column]} {unit} less{size}, or free as much on host {columns.names[row]}")
-        elif lack[row, column]:
-            words.append(f"free {lack[row, column]} {unit} on host {columns.names[row]}")
-    return " and ".join(words)
+    words += [bar.way_out(row) for bar in rules if bar.mask[row]]
+    return " and ".join([*words, *_shortages(columns, demand, row)])
+
+
+def _shortages(columns: Columns, demand: Demand, row: int) -> list[str]:
+    words, name = [], columns.names[row]
+    for resource, (_, unit) in enumerate(UNITS):
+        needed = demand.room[resource]
+        lack = needed - int(columns.free[resource, row])
+        if 0 < lack < needed:
+            size = f" (size {demand.size} has {needed})" if demand.size else ""
+            words.append(f"ask for {lack} {unit} less{size}, or free as much on host {name}")
+        elif lack > 0:
+            words.append(f"free {lack} {unit} on host {name}")
+    return words
+
+
+def _nowhere(demand: Demand) -> str:
+    """Say what to do where no host at all is within the pins."""
+    pins = (("rack", demand.rack), ("zone", demand.zone))
+    over, name = next(((over, place.name) for over, place in pins if place is not None), ("host", ""))
+    if over == "host":
+        return "pin it to a host that has joined, or to none"
+    return f"put a host into {over} {name} (skerry host set HOST --{over} {name}), or ask for another {over}"

@@ -30,6 +30,7 @@ from controller.store.rows import (
     Gone,
     Grave,
     Link,
+    Membership,
     Operation,
     Placement,
     Put,
@@ -46,6 +47,7 @@ READ_TOGETHER = 512
 
 _TYPED = (
     Placement,
+    Membership,
     Capacity,
     Address,
     Vni,

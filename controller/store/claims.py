@@ -7,11 +7,11 @@ from sqlalchemy import bindparam, delete, exists, func, insert, select, text, up
 from common.errors import Conflict, NoCapacity
 from common.ids import HostId, Id
 from common.refusal import Refusal
-from controller.store import tables
+from controller.store import members, tables
 from controller.store.prepared import Prepared
 from controller.store.rows import Address, Capacity, Placement, Vni
 from controller.store.tx import Tx
-from controller.store.writes import ClaimAddress
+from controller.store.writes import ClaimAddress, TakePlacement
 
 _p, _c, _a, _r = tables.placement.c, tables.capacity.c, tables.address.c, tables.resource.c
 _RESERVE = Prepared(
@@ -56,8 +56,10 @@ LAST_VNI = (1 << 24) - 1
 FIRST_HOST_OFFSET = 2  # 0 is the subnet itself, 1 the gateway
 
 
-def take_placement(tx: Tx, wanted: Placement) -> None:
-    """Reserve capacity, where the host still has it. Raises Conflict where it was sold meanwhile."""
+def take_placement(tx: Tx, write: TakePlacement) -> None:
+    """Reserve capacity, where the host still has it, and a place in each group. Raises Conflict where it was sold
+    meanwhile, or where a hard rule forbids that host by now."""
+    wanted = write.placement
     vcpus, memory_mib, disk_gib = wanted.vcpus, wanted.memory_mib, wanted.disk_gib
     if not tx.change(
         _RESERVE, owner=wanted.owner, host=wanted.host, vcpus=vcpus, memory_mib=memory_mib, disk_gib=disk_gib
@@ -66,6 +68,9 @@ def take_placement(tx: Tx, wanted: Placement) -> None:
     if not _sell(tx, wanted.host, vcpus, memory_mib, disk_gib):
         raise Conflict(f"host {wanted.host} has no room any more for {wanted.owner}")
     tx.put(wanted)
+    members.require_within(tx, wanted.host, write.within)
+    for group in write.groups:
+        members.join(tx, group, wanted.owner, wanted.host)
 
 
 def _sell(tx: Tx, host: HostId, vcpus: int, memory_mib: int, disk_gib: int) -> int:
@@ -75,7 +80,8 @@ def _sell(tx: Tx, host: HostId, vcpus: int, memory_mib: int, disk_gib: int) -> i
 
 
 def release_placement(tx: Tx, owner: Id) -> None:
-    """Give an owner's capacity back."""
+    """Give an owner's capacity back, and its places in groups."""
+    members.leave(tx, owner)
     found = tx.row(_RELEASE, of=owner)
     if found is None:
         return

@@ -14,6 +14,7 @@ from controller.store.rows import (
     Enrolment,
     Fact,
     Link,
+    Membership,
     Operation,
     Placement,
     Token,
@@ -29,6 +30,9 @@ def load(tx: Tx) -> None:
         tx.put(resource_from(row))
     for row in tx.run(select(tables.placement)).mappings():
         tx.put(Placement(**row))
+    m = tables.membership.c
+    for row in tx.run(select(m.group_id.label("group"), m.owner, m.domain)).mappings():
+        tx.put(Membership(**row))
     c = tables.capacity.c
     for row in tx.run(select(c.host, c.vcpus, c.memory_mib, c.disk_gib)).mappings():
         tx.put(Capacity(**row))

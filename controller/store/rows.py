@@ -27,6 +27,15 @@ class Placement(Row, frozen=True):
     disk_gib: int
 
 
+class Membership(Row, frozen=True):
+    """Where a member of a group is: the host, rack or zone (its id) that the group's rule speaks of."""
+
+    group: Id
+    owner: Id
+    domain: str
+    """Empty: its host is in no rack, or in no zone."""
+
+
 class Address(Row, frozen=True):
     """One address of one network that belongs to one NIC. Unique per (network, address) and per (vm, index)."""
 
@@ -271,6 +280,7 @@ class QueueRow(Row, frozen=True):
 
 AnyRow = (
     Placement
+    | Membership
     | Capacity
     | Address
     | Vni
@@ -296,6 +306,8 @@ def _key(row: AnyRow | AnyResource) -> tuple[str, ...]:
     match row:
         case Placement():
             return (row.owner,)
+        case Membership():
+            return (row.group, row.owner)
         case Vni():
             return (row.network,)
         case Capacity() | Link() | Enrolment():

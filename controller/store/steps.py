@@ -11,7 +11,7 @@ from common.errors import Conflict
 from common.ids import HostId, Id, Revision
 from common.kinds import kind_named
 from common.kinds.kind import Resource
-from controller.store import chain, claims, graves, tables
+from controller.store import chain, claims, graves, members, tables
 from controller.store.mutations import close_operations, happened, poke
 from controller.store.prepared import Prepared
 from controller.store.rows import Capacity, Document, Enrolment, Token
@@ -25,6 +25,7 @@ from controller.store.writes import (
     DeleteChild,
     Forget,
     ForgetHost,
+    MoveHost,
     Poke,
     PutDocument,
     PutEnrolment,
@@ -82,7 +83,9 @@ def apply_writes(tx: Tx, writes: tuple[AnyWrite, ...]) -> None:
 def _apply(tx: Tx, write: AnyWrite) -> None:  # noqa: PLR0912 - a table of the union's members
     match write:
         case TakePlacement():
-            claims.take_placement(tx, write.placement)
+            claims.take_placement(tx, write)
+        case MoveHost():
+            members.move_host(tx, write.host)
         case ReleasePlacement():
             claims.release_placement(tx, write.owner)
         case SetCapacity():

@@ -60,6 +60,25 @@ capacity = Table(
     Column("disk_gib_used", Integer, nullable=False),
 )
 
+membership = Table(
+    "membership",
+    METADATA,
+    Column("group_id", String(40), primary_key=True),
+    Column("owner", String(40), primary_key=True, index=True),
+    Column("domain", String(40), nullable=False),
+    Column("apart", String(40)),
+    UniqueConstraint("group_id", "apart", name="one_member_a_place"),
+)
+"""`apart`: the place that no other member of the group may have; none where the rule is no hard anti-affinity."""
+
+meeting = Table(
+    "meeting",
+    METADATA,
+    Column("group_id", String(40), primary_key=True),
+    Column("domain", String(40), nullable=False),
+)
+"""The one place of a group of hard affinity that has members."""
+
 address = Table(
     "address",
     METADATA,

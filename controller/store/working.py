@@ -4,8 +4,8 @@ It is plain data and does no I/O: planners and the scheduler read it, lists and 
 nobody but `apply` and the fleet changes it. One per controller process.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import TypeVar
 
@@ -31,6 +31,7 @@ from controller.store.rows import (
     Gone,
     Grave,
     Link,
+    Membership,
     Operation,
     Placement,
     Put,
@@ -89,6 +90,8 @@ class WorkingSet:
         self._users: dict[Id, set[Id]] = defaultdict(set)
         self._placements: dict[Id, Placement] = {}
         self._on_host: dict[HostId, dict[Id, Placement]] = defaultdict(dict)
+        self._members: dict[Id, dict[Id, Membership]] = defaultdict(dict)
+        self._crowds: dict[Id, Counter[str]] = defaultdict(Counter)
         self._capacities: dict[HostId, Capacity] = {}
         self._used: dict[HostId, Used] = defaultdict(Used)
         self._addresses: dict[Id, dict[int, Address]] = defaultdict(dict)
@@ -184,6 +187,14 @@ class WorkingSet:
     def placed_on(self, host: HostId) -> tuple[Placement, ...]:
         """Return all that is reserved on a host."""
         return tuple(self._on_host[host].values()) if host in self._on_host else ()
+
+    def crowd(self, group: Id) -> Mapping[str, int]:
+        """Return how many members of a group are in which host, rack or zone (its id)."""
+        return self._crowds.get(group, {})
+
+    def membership(self, group: Id, owner: Id) -> Membership | None:
+        """Return where a member of a group is; None: it has no host."""
+        return self._members[group].get(owner) if group in self._members else None
 
     def capacity(self, host: HostId) -> Capacity | None:
         """Return what a host may sell, None for one that never said what it has."""
@@ -321,6 +332,8 @@ class WorkingSet:
         """Give every row there is."""
         yield from self._resources.values()
         yield from self._placements.values()
+        for members in self._members.values():
+            yield from members.values()
         yield from self._capacities.values()
         for addresses in self._addresses.values():
             yield from addresses.values()
@@ -369,6 +382,8 @@ class WorkingSet:
         match row:
             case Placement():
                 self._placement(row, there=there)
+            case Membership():
+                self._membership(row, there=there)
             case Capacity():
                 _keep(self._capacities, row.host, row, there=there)
             case Address():
@@ -419,6 +434,18 @@ class WorkingSet:
         if there:
             self._placements[row.owner] = self._on_host[row.host][row.owner] = row
             _add(self._used[row.host], row, 1)
+
+    def _membership(self, row: Membership, *, there: bool) -> None:
+        crowd = self._crowds[row.group]
+        if before := self.membership(row.group, row.owner):
+            crowd[before.domain] -= 1
+            if not crowd[before.domain]:
+                del crowd[before.domain]
+        _keep_in(self._members, row.group, row.owner, row, there=there)
+        if there:
+            crowd[row.domain] += 1
+        if not crowd:
+            del self._crowds[row.group]
 
 
 def _keep(into: dict[K, V], key: K, value: V, *, there: bool) -> None:

@@ -21,6 +21,16 @@ class TakePlacement(Write, frozen=True):
     """Reserve capacity. Refused (Conflict) where the host has sold it meanwhile."""
 
     placement: Placement
+    groups: tuple[Id, ...] = ()
+    """The owner's: refused (Conflict) where a hard rule of one forbids the host."""
+    within: tuple[Id, ...] = ()
+    """Racks and zones: refused (Conflict) where the host is not in all of them any more."""
+
+
+class MoveHost(Write, frozen=True):
+    """Take over for the machines on a host where it stands now. Refused (Conflict) where one may not be there."""
+
+    host: HostId
 
 
 class ReleasePlacement(Write, frozen=True):
@@ -144,6 +154,7 @@ class Forget(Write, frozen=True):
 
 AnyWrite = (
     TakePlacement
+    | MoveHost
     | ReleasePlacement
     | SetCapacity
     | ClaimAddress

@@ -11,8 +11,8 @@ from common.protocol import Inventory
 from controller.kinds import admission
 from controller.kinds.outcome import Do, Outcome, Place
 from controller.kinds.planners import planner_of
-from controller.store.rows import Document, Enrolment, Placement
-from controller.store.writes import PutEnrolment, TakePlacement
+from controller.store.rows import Document, Enrolment
+from controller.store.writes import PutEnrolment
 from tests.store.desk import Desk
 
 RUNNING = DomainSeen(state="running", start_generation=1, boot_generation=1, started_at=1.0)
@@ -55,12 +55,7 @@ class Bench(Desk):
                 await self.write(*outcome.writes)
             case Place():
                 assert on is not None, "it wants to be placed"
-                demand = outcome.demand
-                placement = Placement(
-                    owner=demand.owner, host=demand.host or on, vcpus=demand.vcpus, memory_mib=demand.memory_mib,
-                    disk_gib=demand.disk_gib,
-                )  # fmt: skip
-                await self.write(TakePlacement(placement=placement), *outcome.writes)
+                await self.write(outcome.claim(outcome.demand.host or on), *outcome.writes)
             case _:
                 pass
         return outcome

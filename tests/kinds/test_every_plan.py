@@ -21,7 +21,9 @@ from tests.kinds.bench import READY, RUNNING, Bench
 from tests.store.desk import Clock
 from tests.store.same import plain, same
 
-GOING_ORDER = ("vm", "keypair", "image", "network", "token", "size", "host", "project")
+GOING_ORDER = (
+    "vm", "group", "keypair", "image", "network", "token", "size", "host", "rack", "zone", "region", "project"
+)  # fmt: skip
 """Users before what they use. Volumes go with their machines."""
 
 
@@ -51,8 +53,12 @@ async def furnished(bench: Bench) -> list[HostId]:
     await bench.furniture()
     await bench.create("keypair", "shop", "me", public_key="ssh-ed25519 AAAA me")
     await bench.create("token", "shop", "ci")
+    await bench.create("region", "", "north")
+    await bench.create("zone", "", "z1", region="north")
+    await bench.create("rack", "", "r1", zone="z1")
+    await bench.create("group", "shop", "apart", policy="anti-affinity")
     for name in ("web", "db"):
-        await bench.create("vm", "shop", name, image="tiny", size="small", keypairs=["me"])
+        await bench.create("vm", "shop", name, image="tiny", size="small", keypairs=["me"], groups=["apart"])
     hosts = [await bench.connected_host(f"h{number}", f"10.77.0.1{number}") for number in (1, 2)]
     for kind, name in (("vm", "web"), ("volume", "web"), ("network", "default")):
         await bench.rest(bench.named(kind, name), hosts[0])

@@ -111,6 +111,8 @@ def empty(cloud: Cloud) -> None:
     with cloud.world.engine.connect() as connection:
         for table in (
             tables.placement,
+            tables.membership,
+            tables.meeting,
             tables.capacity,
             tables.address,
             tables.vni,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from common.ids import Id
 from sim.cloud import Cloud
 from tests.sim import checks
 
@@ -167,6 +168,59 @@ def network(cloud: Cloud) -> None:
     vanishes(cloud, "network", "shop", "back")
 
 
+def region(cloud: Cloud) -> None:
+    """A region is made, described and deleted."""
+    cloud.insist(lambda: cloud.create("region", "", "north"))
+    reaches(cloud, "region", "", "north", "active")
+    cloud.insist(lambda: cloud.change("region", "", "north", description="cold"))
+    reaches(cloud, "region", "", "north", "active")
+    vanishes(cloud, "region", "", "north")
+
+
+def zone(cloud: Cloud) -> None:
+    """A zone is made, and deleted once its rack goes."""
+    cloud.insist(lambda: cloud.create("zone", "", "z1"))
+    reaches(cloud, "zone", "", "z1", "active")
+    cloud.insist(lambda: cloud.create("rack", "", "r1", zone="z1"))
+    cloud.insist(lambda: cloud.delete("rack", "", "r1"))
+    vanishes(cloud, "zone", "", "z1")
+
+
+def rack(cloud: Cloud) -> None:
+    """A rack is made, gets a host, loses it, and is deleted."""
+    cloud.insist(lambda: cloud.create("zone", "", "z1"))
+    cloud.insist(lambda: cloud.create("rack", "", "r1", zone="z1"))
+    reaches(cloud, "rack", "", "r1", "active")
+    cloud.insist(lambda: cloud.change("host", "", "h0", rack="r1"))
+    cloud.world.run(3)
+    cloud.insist(lambda: cloud.change("host", "", "h0", rack=None))
+    vanishes(cloud, "rack", "", "r1")
+    vanishes(cloud, "zone", "", "z1")
+
+
+def group(cloud: Cloud) -> None:
+    """A group keeps two machines apart and a third one waiting, and goes with the last of them."""
+    cloud.insist(lambda: cloud.create("group", "shop", "db", policy="anti-affinity"))
+    for name in ("a", "b", "c"):
+        cloud.insist(lambda name=name: cloud.create("vm", "shop", name, image="tiny", size="small", groups=["db"]))  # type: ignore[misc]
+
+    def apart() -> bool:
+        return cloud.world.controller is not None and len(cloud.seen.crowd(_id(cloud, "group", "db"))) == 2
+
+    cloud.world.run_until(apart, limit_s=LIMIT_S, what="two are apart")
+    placed = [name for name in ("a", "b", "c") if cloud.seen.placement(_id(cloud, "vm", name))]
+    vanishes(cloud, "vm", "shop", placed[0])
+    for name in {"a", "b", "c"} - {placed[0]}:
+        reaches(cloud, "vm", "shop", name, "running")
+        cloud.insist(lambda name=name: cloud.delete("vm", "shop", name))  # type: ignore[misc]
+    vanishes(cloud, "group", "shop", "db")
+
+
+def _id(cloud: Cloud, kind: str, name: str) -> Id:
+    row = cloud.seen.named(kind, "shop", name)
+    return row.id if row else Id("")
+
+
 def volume(cloud: Cloud) -> None:
     """A root disk is made with its VM, and goes with it before the VM was ever there."""
     cloud.insist(lambda: cloud.create("vm", "shop", "web", image="tiny", size="small"))
@@ -197,6 +251,10 @@ LIVES: dict[str, Callable[[Cloud], None]] = {
     "image": image,
     "keypair": keypair,
     "network": network,
+    "region": region,
+    "zone": zone,
+    "rack": rack,
+    "group": group,
     "volume": volume,
     "vm": vm,
 }

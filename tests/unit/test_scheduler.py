@@ -2,13 +2,16 @@
 
 import re
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from common.ids import HostId
 from common.refusal import Refusal
-from controller.scheduler.choose import Choice, Columns, Demand, choose
+from controller.scheduler.choose import Choice, Demand, choose
+from controller.scheduler.columns import Columns, HostRow, Place, Room
 from tests.unit.rows import host_id, made_id
 
 DEMAND = Demand(owner=made_id("vm", 1), vcpus=2, memory_mib=1024, disk_gib=10, size="small")
@@ -20,17 +23,40 @@ def hosts(
     total: tuple[int, int, int] = ROOM,
     cut: tuple[int, ...] = (),
     closed: tuple[int, ...] = (),
+    racks: tuple[str, ...] = (),
 ) -> Columns:
-    """Return hosts h1, h2, … with this much free; `cut` are not connected, `closed` take no new machines."""
-    numbers = range(1, len(free) + 1)
-    return Columns(
-        hosts=[host_id(number) for number in numbers],
-        names=[f"h{number}" for number in numbers],
-        connected=np.array([number not in cut for number in numbers], dtype=np.bool_),
-        schedulable=np.array([number not in closed for number in numbers], dtype=np.bool_),
-        free=np.array(free, dtype=np.int64).reshape(-1, 3),
-        total=np.array([total] * len(free), dtype=np.int64).reshape(-1, 3),
-    )
+    """Return hosts h1, h2, … with this much free; `cut` are not connected, `closed` take no new machines.
+
+    `racks` are the racks they stand in, in their order; rack `r1` is in zone `zr`. An empty one: none.
+    """
+    columns = Columns()
+    for number, room in enumerate(free, 1):
+        rack = racks[number - 1] if racks else ""
+        columns.put(
+            HostRow(
+                host=host_id(number), name=f"h{number}", connected=number not in cut, schedulable=number not in closed,
+                free=Room(*room), total=Room(*total), rack=a_rack(rack) if rack else None,
+                zone=Place(f"zone-{rack[0]}", f"z{rack[0]}") if rack else None,
+            )
+        )  # fmt: skip
+    return columns
+
+
+def a_rack(name: str) -> Place:
+    """Return a rack by its name."""
+    return Place(f"rack-{name}", name)
+
+
+def change(columns: Columns, name: str, **changes: object) -> None:
+    """Change what is known of a host."""
+    columns.put(msgspec.structs.replace(columns.row(columns.hosts[columns.names.index(name)]), **changes))
+
+
+def take(columns: Columns, host: HostId, demand: Demand = DEMAND) -> None:
+    """Sell what is demanded."""
+    row = columns.row(host)
+    left = Room(*(has - wants for has, wants in zip(row.free, demand.room, strict=True)))
+    columns.put(msgspec.structs.replace(row, free=left))
 
 
 def chosen(columns: Columns, demand: Demand = DEMAND) -> str:
@@ -73,8 +99,8 @@ def test_machines_spread_over_equal_hosts() -> None:
     for _ in range(5):
         choice = choose(columns, DEMAND)
         assert isinstance(choice, Choice)
-        columns.free[choice.row] -= (2, 1024, 10)
-    assert columns.free.tolist() == [[6, 7168, 90]] * 5
+        take(columns, choice.host)
+    assert columns.free.T.tolist() == [[6, 7168, 90]] * 5
 
 
 def test_a_host_that_is_left_with_nothing_fits() -> None:
@@ -196,7 +222,7 @@ def fitting(there: Columns, demand: Demand) -> list[int]:
         if there.connected[row]
         and there.schedulable[row]
         and demand.host in (None, host)
-        and all(has >= wants for has, wants in zip(there.free[row].tolist(), need, strict=True))
+        and all(has >= wants for has, wants in zip(there.free[:, row].tolist(), need, strict=True))
     ]
 
 
@@ -227,11 +253,15 @@ def test_who_makes_the_change_that_is_named_has_it_fit(there: Columns, demand: D
     said = refusal.smallest_change
     (name,) = set(re.findall(r"host (h\d+)", said))
     row = there.names.index(name)
-    there.connected[row] |= f"bring host {name} back" in said
-    there.schedulable[row] |= f"open host {name}" in said
+    if f"bring host {name} back" in said:
+        change(there, name, connected=True)
+    if f"open host {name}" in said:
+        change(there, name, schedulable=True)
     for column, unit in enumerate(("vCPUs", "MiB of memory", "GiB of disk")):
         if lack := re.search(rf"(?:ask for|free) (\d+) {unit}", said):
-            there.free[row, column] += int(lack[1])
+            free = list(there.row(there.hosts[row]).free)
+            free[column] += int(lack[1])
+            change(there, name, free=Room(*free))
     assert fitting(there, demand) == [row]
 
 
@@ -242,7 +272,7 @@ def test_no_host_fits_after_fewer_changes(there: Columns, demand: Demand) -> Non
     assert isinstance(refusal, Refusal)
     need = np.array([demand.vcpus, demand.memory_mib, demand.disk_gib])
     fewest = min(
-        int((there.free[row] < need).sum()) + (not there.connected[row]) + (not there.schedulable[row])
+        int((there.free[:, row] < need).sum()) + (not there.connected[row]) + (not there.schedulable[row])
         for row in range(len(there.hosts))
     )
     assert len(refusal.smallest_change.split(" and ")) == fewest

@@ -187,8 +187,8 @@ def test_the_columns_are_always_what_the_working_set_says(changes: list[tuple[in
     for at, host in enumerate(columns.hosts):
         capacity = seen.capacity(host)
         assert capacity is not None
-        assert columns.free[at, 0] == capacity.vcpus - len(seen.placed_on(host))
-        assert columns.total[at, 0] == capacity.vcpus
+        assert columns.free[0, at] == capacity.vcpus - len(seen.placed_on(host))
+        assert columns.total[0, at] == capacity.vcpus
         assert columns.names[at] == seen.name_of(host)
 
 

@@ -1,0 +1,32 @@
+"""What a host is to be found for, from a machine's spec: its share, its pins and the rules of its groups. Pure."""
+
+from common.ids import HostId, Id
+from common.kinds.kind import AnyResource
+from controller.kinds.shape import Shape
+from controller.scheduler.choose import Demand
+from controller.scheduler.columns import Place
+from controller.scheduler.rules import Rule
+from controller.store.working import WorkingSet
+
+
+def demand_of(vm: AnyResource, shape: Shape, seen: WorkingSet) -> Demand:
+    """Return what is asked of the scheduler for a machine of this shape."""
+    return Demand(
+        owner=vm.id,
+        vcpus=shape.vcpus,
+        memory_mib=shape.memory_mib,
+        disk_gib=shape.disk_gib,
+        host=HostId(Id(vm.spec.host)) if vm.spec.host else None,
+        rack=_place(vm.spec.rack, seen),
+        zone=_place(vm.spec.zone, seen),
+        groups=tuple(_rule(group) for one in vm.spec.groups if (group := seen.get(Id(one)))),
+        size=shape.size,
+    )
+
+
+def _place(place: str | None, seen: WorkingSet) -> Place | None:
+    return Place(place, seen.name_of(place)) if place else None
+
+
+def _rule(group: AnyResource) -> Rule:
+    return Rule(group=group.id, name=group.name, policy=group.spec.policy, over=group.spec.over, hard=group.spec.hard)
