@@ -28,19 +28,7 @@ def load(tx: Tx) -> None:
     graves.load(tx)
     for row in tx.run(select(tables.resource)).mappings():
         tx.put(resource_from(row))
-    for row in tx.run(select(tables.placement)).mappings():
-        tx.put(Placement(**row))
-    m = tables.membership.c
-    for row in tx.run(select(m.group_id.label("group"), m.owner, m.domain)).mappings():
-        tx.put(Membership(**row))
-    c = tables.capacity.c
-    for row in tx.run(select(c.host, c.vcpus, c.memory_mib, c.disk_gib)).mappings():
-        tx.put(Capacity(**row))
-    a = tables.address.c
-    for row in tx.run(select(a.network, a.address, a.vm, a.index, a.mac)).mappings():
-        tx.put(Address(**row))
-    for row in tx.run(select(tables.vni)).mappings():
-        tx.put(Vni(**row))
+    _load_claims(tx)
     for row in tx.run(select(tables.document)).mappings():
         tx.put(document_from(row))
     for body in tx.run(select(tables.operation.c.body)).scalars():
@@ -57,3 +45,19 @@ def load(tx: Tx) -> None:
         tx.put(Link(**row))
     for row in tx.run(select(tables.fact)).mappings():
         tx.put(Fact(**row))
+
+
+def _load_claims(tx: Tx) -> None:
+    for row in tx.run(select(tables.placement)).mappings():
+        tx.put(Placement(**row))
+    m = tables.membership.c
+    for row in tx.run(select(m.group_id.label("group"), m.owner, m.domain)).mappings():
+        tx.put(Membership(**row))
+    c = tables.capacity.c
+    for row in tx.run(select(c.host, c.vcpus, c.memory_mib, c.disk_gib)).mappings():
+        tx.put(Capacity(**row))
+    a = tables.address.c
+    for row in tx.run(select(a.network, a.address, a.vm, a.index, a.mac)).mappings():
+        tx.put(Address(**row))
+    for row in tx.run(select(tables.vni)).mappings():
+        tx.put(Vni(**row))
