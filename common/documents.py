@@ -78,6 +78,12 @@ class DomainDoc(Document, frozen=True, tag="domain", tag_field="type"):
     stop_grace_s: int
     nocloud: bool
     metadata: GuestMetadata
+    cpu_weight: int = 100
+    """Its share of the host's CPUs where guests compete for them, beside the 100 of a plain one."""
+    cpu_cap_percent: int | None = None
+    """The most it may use, percent of one hardware thread; None: no cap."""
+    memory_min_mib: int | None = None
+    """How much memory it keeps where the host is short of it; None: all."""
 
 
 class NetworkDoc(Document, frozen=True, tag="network", tag_field="type"):
@@ -148,6 +154,14 @@ class DomainSeen(msgspec.Struct, frozen=True, kw_only=True, tag="domain", tag_fi
     start_generation: Counted
     boot_generation: Counted
     started_at: Moment
+    vcpus: Counted = 0
+    """That it runs with; 0: it is off, or its agent does not tell."""
+    memory_mib: Counted = 0
+    """Likewise, as it was started."""
+    balloon_mib: Counted = 0
+    """What its balloon leaves it of that."""
+    note: str = ""
+    """What is not in effect and why, for people."""
 
 
 class VolumeSeen(msgspec.Struct, frozen=True, kw_only=True, tag="volume", tag_field="type"):

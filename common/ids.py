@@ -1,5 +1,6 @@
 """Identifiers: what they look like, and how one is made. Names in the outside world are derived in `common.names`."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from typing import NewType
@@ -49,6 +50,10 @@ def is_id(text: str, prefix: str) -> bool:
         return False
 
 
-def child_id(parent: Id, prefix: str) -> Id:
-    """Return the id of the one child of that prefix that `parent` makes: making it twice makes it once."""
-    return Id(f"{prefix}-{body(parent)}")
+def child_id(parent: Id, prefix: str, which: str = "") -> Id:
+    """Return the id of a child that `parent` makes: making it twice makes it once. Of several of that prefix each but
+    the first has a word of its own, `which`."""
+    if not which:
+        return Id(f"{prefix}-{body(parent)}")
+    digest = hashlib.sha256(f"{parent} {which}".encode()).digest()
+    return new_id(prefix, lambda count: digest[:count])

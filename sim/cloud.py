@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from common.errors import Conflict, NotFound
-from common.ids import Id, RequestId
+from common.ids import Id, RequestId, child_id
 from common.kinds import kind_named
 from common.kinds.kind import SYSTEM_PROJECT, AnyResource, Role
 from controller.auth.caller import Caller
@@ -20,6 +20,16 @@ from sim.world import RESTART_S, Lost, Node, World
 R = TypeVar("R")
 
 OPERATOR = Caller(actor="system/root", project=SYSTEM_PROJECT, role=Role.ADMIN, request=RequestId("req-sim"))
+
+
+def _root_disks(vm: AnyResource) -> set[Id]:
+    """Name every root disk that a VM has had."""
+    rebuilt = range(1, vm.spec.rebuild_generation + 1)
+    return {child_id(vm.id, "vol"), *(child_id(vm.id, "vol", f"root {number}") for number in rebuilt)}
+
+
+def _rescue_disks(vm: AnyResource) -> set[Id]:
+    return {child_id(vm.id, "vol", f"rescue {number}") for number in range(1, vm.spec.rescue_generation + 1)}
 
 
 class Cloud:
@@ -53,10 +63,15 @@ class Cloud:
         """Change a spec."""
         return self._admit(lambda context: admission.change(context, self.find(kind, project, name), Patch(spec=spec)))
 
-    def verb(self, project: str, name: str, verb: str) -> Admission:
-        """Start, stop or reboot a VM."""
+    def verb(self, project: str, name: str, verb: str, **takes: Any) -> Admission:
+        """Ask for a verb of a VM. Some destroy disks."""
         what = next(one for one in kind_named("vm").verbs if one.name == verb)
-        return self._admit(lambda context: admission.verb(context, self.find("vm", project, name), what))
+        row = self.find("vm", project, name)
+        if verb == "rebuild":
+            self.deleted |= _root_disks(row) | _rescue_disks(row)
+        if verb in ("rescue", "unrescue"):
+            self.deleted |= _rescue_disks(row)
+        return self._admit(lambda context: admission.verb(context, self.find("vm", project, name), what, takes))
 
     def upload(self, project: str, name: str) -> Admission:
         """Give an image its bytes."""
@@ -74,6 +89,8 @@ class Cloud:
         row = self.find(kind, project, name)
         before = row.id in self.deleted
         self.deleted.add(row.id)
+        if kind == "vm":
+            self.deleted |= _root_disks(row) | _rescue_disks(row)
         try:
             return self._admit(lambda context: admission.delete(context, row))
         except Conflict:
@@ -86,8 +103,11 @@ class Cloud:
         found = self.seen.operation(operation)
         if found is None:
             raise NotFound(f"there is no operation {operation}")
+        row = self.seen.get(found.resource)
         if found.verb == "create":
             self.deleted.add(found.resource)
+        if row is not None and row.kind == "vm":
+            self.deleted |= _rescue_disks(row) | (_root_disks(row) if found.verb == "create" else set())
         return self._admit(lambda context: admission.cancel(context, found))
 
     def join(self, name: str) -> Node:

@@ -32,6 +32,8 @@ class Definition(msgspec.Struct, kw_only=True):
     macs: tuple[str, ...]
     disks: tuple[str, ...]
     log: str
+    vcpus: int
+    memory_mib: int
 
 
 class Run(msgspec.Struct, kw_only=True):
@@ -39,6 +41,10 @@ class Run(msgspec.Struct, kw_only=True):
 
     stamp: Stamp
     started_at: float
+    vcpus: int
+    memory_mib: int
+    disks: tuple[str, ...]
+    """As its guest has them open."""
     off_at: float | None = None
     """When the guest will have powered itself off."""
     deaf: bool = False
@@ -76,6 +82,8 @@ class Guests:
             boot_generation=stamp.boot_generation,
             shape=definition.stamp.shape,
             started_at=run.started_at if run else 0,
+            vcpus=run.vcpus if run else 0,
+            memory_mib=run.memory_mib if run else 0,
         )
 
     def define(self, vm: Id, xml: str) -> None:
@@ -94,6 +102,8 @@ class Guests:
                 for disk in root.iter("disk")
                 if disk.find("readonly") is None  # not the NoCloud disk
             ),
+            vcpus=int(root.findtext("vcpu", "0")),
+            memory_mib=int(root.findtext("memory", "0")),
             log=root.find("devices/serial/log").get("file").rpartition("/")[2],  # type: ignore[union-attr]
         )
 
@@ -113,7 +123,14 @@ class Guests:
         for tap, bridge in definition.taps.items():
             self._kernel.add_tap(tap, bridge)
         self.logs.add(definition.log)
-        self.runs[vm] = Run(stamp=definition.stamp, started_at=self._clock(), deaf=vm in self.deaf)
+        self.runs[vm] = Run(
+            stamp=definition.stamp,
+            started_at=self._clock(),
+            vcpus=definition.vcpus,
+            memory_mib=definition.memory_mib,
+            disks=definition.disks,
+            deaf=vm in self.deaf,
+        )
         self._ends.pop(vm, None)
 
     def press_power_button(self, vm: Id) -> None:

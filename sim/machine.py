@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import msgspec
+
 from agent.drivers.shown import GIB, Disk
 from common import names
 from common.clock import Clock
@@ -83,6 +85,11 @@ class Machine:
         halfway("disk-part")
         self.parts.discard(names.part(name))
         self.disks[name] = Disk(size_bytes=size_gib * GIB, allocated_bytes=200_704, backing=over.digest if over else "")
+
+    def grow_disk(self, volume: Id, size_gib: int) -> None:
+        """Have it that large, in a running machine too."""
+        name = names.volume_file(volume)
+        self.disks[name] = msgspec.structs.replace(self.disks[name], size_bytes=size_gib * GIB)
 
     def anything_of(self, volume: Id) -> bool:
         """Say whether the disk or a part of it exists."""

@@ -33,6 +33,10 @@ class LiveDomain(msgspec.Struct, frozen=True, kw_only=True):
     """Digest of the XML it was defined from, generations aside; empty without a metadata element."""
     started_at: float
     """When its QEMU process started, seconds since the epoch; 0 where it is off or unknown."""
+    vcpus: int = 0
+    """Of the present run; 0 where it is off."""
+    memory_mib: int = 0
+    """What the present run was started with; 0 where it is off."""
 
 
 class ListedDomain(msgspec.Struct, frozen=True, kw_only=True):

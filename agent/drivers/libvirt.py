@@ -241,6 +241,7 @@ class Libvirt:
         if cause == "guest" and vm in self._shut_by_host:
             cause = "host"
         written = _metadata(domain)
+        _, most_kib, _, vcpus, _ = domain.info() if activity != "off" else (0, 0, 0, 0, 0)
         return LiveDomain(
             vm=vm,
             activity=activity,
@@ -249,6 +250,8 @@ class Libvirt:
             boot_generation=_number(written, "boot_generation"),
             shape=written.get("shape", ""),
             started_at=self._started_at(vm) if activity != "off" else 0,
+            vcpus=vcpus,
+            memory_mib=most_kib // 1024,
         )
 
     def _started_at(self, vm: Id) -> float:

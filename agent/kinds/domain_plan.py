@@ -264,6 +264,8 @@ def _died(turn: _Turn) -> bool:
 def _plan_start(turn: _Turn) -> Outcome:
     doc, seen, domain = turn.doc, turn.seen, turn.seen.domain
     if lacking := _lacking(turn):
+        if domain is not None and (define := _undefined_yet(turn)):
+            return define  # so that it lets go of disks that are to be removed
         return Wait(message=lacking, seconds=5, reports=(_not_yet(turn, lacking),))
     unasked = domain is not None and turn.same_run and domain.cause != "unknown" and not turn.taken_back
     revives: Cause = domain.cause if domain is not None and unasked else ""
@@ -317,6 +319,8 @@ def _on_report(turn: _Turn, domain: LiveDomain, *, done: bool, message: str = ""
         start_generation=domain.start_generation or 0,
         boot_generation=domain.boot_generation or 0,
         started_at=domain.started_at,
+        vcpus=domain.vcpus,
+        memory_mib=domain.memory_mib,
     )
     revision = turn.item.revision
     return Report(key=key_of(turn.doc), revision=revision, done=done, message=message, problem=problem, seen=seen)

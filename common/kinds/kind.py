@@ -98,13 +98,24 @@ class Column:
     path: str
 
 
+class Nothing(Spec, frozen=True):
+    """What a verb takes that takes nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verb:
-    """A one-shot wish, made into state: `change` gives the spec that says it. `POST …/{name}/{verb}`."""
+    """A one-shot wish, made into state. `POST …/{name}/{verb}`, with what it takes as the body."""
 
     name: str
     summary: str
-    change: Callable[[Any], Any]
+    change: Callable[[Any, Any], Any]
+    """(spec, what it takes) -> the spec that says it."""
+    takes: type[Spec] = Nothing
+    """Flags of its command, and body: described and bounded like a spec."""
+    example: str = ""
+    """Flags of an example, behind the command and a name."""
+    final: bool = False
+    """It can't be taken back: it destroys."""
     role: Role = Role.MEMBER
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from common.kinds.kind import Column, Extra, Kind, Ref, Role, Scope, ServerSet, Spec, Status, Verb
+from common.kinds.kind import Column, Extra, Kind, Nothing, Ref, Role, Scope, ServerSet, Spec, Status, Verb
 from common.kinds.size import DiskGib, MemoryMib, Vcpus
 
 
@@ -66,6 +66,58 @@ class VmSpec(Spec, frozen=True):
         msgspec.Meta(description="counts wishes to start: revives a guest that powered itself off"),
     ] = 1
     boot_generation: Annotated[int, ServerSet(), msgspec.Meta(description="counts wishes to reboot")] = 1
+    kept_disk_gib: Annotated[
+        int,
+        ServerSet(),
+        msgspec.Meta(description="root disk, GiB, that it keeps since it was larger once: disks never shrink"),
+    ] = 0
+    rebuild_generation: Annotated[
+        int, ServerSet(), msgspec.Meta(description="counts its root disks, but the first")
+    ] = 0
+    rescue: Annotated[
+        str | None,
+        Ref("image"),
+        ServerSet(),
+        msgspec.Meta(description="what it boots from in place of its own disk; set by rescue and unrescue"),
+    ] = None
+    rescue_generation: Annotated[int, ServerSet(), msgspec.Meta(description="counts wishes to rescue it")] = 0
+
+
+class Resize(Spec, frozen=True):
+    """What a machine is to have."""
+
+    size: Annotated[
+        str | None,
+        Ref("size"),
+        msgspec.Meta(description="another size; none: the one it has, with other values within its bounds"),
+    ] = None
+    vcpus: Annotated[Vcpus | None, msgspec.Meta(description="virtual CPUs, within the bounds of a custom size")] = None
+    memory_mib: Annotated[
+        MemoryMib | None, msgspec.Meta(description="memory, MiB, within the bounds of a custom size")
+    ] = None
+    disk_gib: Annotated[
+        DiskGib | None, msgspec.Meta(description="root disk, GiB, within the bounds of a custom size; it only grows")
+    ] = None
+    restart: Annotated[
+        bool,
+        msgspec.Meta(description="power it off and on at once; else CPU and memory change at its next start or reboot"),
+    ] = False
+
+
+class Rebuild(Spec, frozen=True):
+    """What a machine's new root disk is made from."""
+
+    image: Annotated[
+        str | None, Ref("image"), msgspec.Meta(description="what it boots from then; none: the image that it has")
+    ] = None
+
+
+class Rescue(Spec, frozen=True):
+    """What a machine is rescued with."""
+
+    image: Annotated[
+        str | None, Ref("image"), msgspec.Meta(description="what it boots from; none: the image that it was made from")
+    ] = None
 
 
 class VmStatus(Status, frozen=True):
@@ -76,18 +128,60 @@ class VmStatus(Status, frozen=True):
     addresses: tuple[str, ...] = ()
     boot_generation: int = 0
     started_at: float = 0
+    vcpus: int = 0
+    """That it runs with."""
+    memory_mib: int = 0
+    """That it runs with."""
+    disk_gib: int = 0
+    """Of its root disk."""
 
 
-def _start(spec: VmSpec) -> VmSpec:
+def _start(spec: VmSpec, _: Nothing) -> VmSpec:
     return msgspec.structs.replace(spec, power="running", start_generation=spec.start_generation + 1)
 
 
-def _stop(spec: VmSpec) -> VmSpec:
+def _stop(spec: VmSpec, _: Nothing) -> VmSpec:
     return msgspec.structs.replace(spec, power="stopped")
 
 
-def _reboot(spec: VmSpec) -> VmSpec:
+def _reboot(spec: VmSpec, _: Nothing) -> VmSpec:
     return msgspec.structs.replace(spec, boot_generation=spec.boot_generation + 1)
+
+
+def _resize(spec: VmSpec, to: Resize) -> VmSpec:
+    """Take what is given; of another size nothing else stays."""
+    values = {"vcpus": to.vcpus, "memory_mib": to.memory_mib, "disk_gib": to.disk_gib}
+    if to.size is None or to.size == spec.size:
+        values = {name: value for name, value in values.items() if value is not None}
+    boots = spec.boot_generation + (1 if to.restart else 0)
+    return msgspec.structs.replace(spec, size=to.size or spec.size, boot_generation=boots, **values)
+
+
+def _rebuild(spec: VmSpec, with_: Rebuild) -> VmSpec:
+    """A new disk needs no rescue."""
+    return msgspec.structs.replace(
+        spec,
+        image=with_.image or spec.image,
+        rebuild_generation=spec.rebuild_generation + 1,
+        boot_generation=spec.boot_generation + 1,
+        rescue=None,
+    )
+
+
+def _rescue(spec: VmSpec, with_: Rescue) -> VmSpec:
+    return msgspec.structs.replace(
+        spec,
+        rescue=with_.image or spec.image,
+        rescue_generation=spec.rescue_generation + 1,
+        boot_generation=spec.boot_generation + 1,
+        power="running",
+    )
+
+
+def _unrescue(spec: VmSpec, _: Nothing) -> VmSpec:
+    if spec.rescue is None:
+        return spec
+    return msgspec.structs.replace(spec, rescue=None, boot_generation=spec.boot_generation + 1)
 
 
 VM = Kind(
@@ -116,6 +210,31 @@ VM = Kind(
             change=_stop,
         ),
         Verb(name="reboot", summary="Power it off like stop, and on again.", change=_reboot),
+        Verb(
+            name="resize",
+            summary="Give it another size, on the host where it is. CPU and memory change at its next start or reboot "
+            "(--restart: now), a larger disk at once.",
+            change=_resize,
+            takes=Resize,
+            example="--size large --restart",
+        ),
+        Verb(
+            name="rebuild",
+            summary="Make its root disk anew from an image. All that was on the disk is lost; name, addresses and "
+            "MACs stay.",
+            change=_rebuild,
+            takes=Rebuild,
+            example="--image tiny",
+            final=True,
+        ),
+        Verb(
+            name="rescue",
+            summary="Boot it from an image, with its own disk as the second one, to repair that.",
+            change=_rescue,
+            takes=Rescue,
+            example="--image tiny",
+        ),
+        Verb(name="unrescue", summary="Boot it from its own disk again.", change=_unrescue),
     ),
     extras=(
         Extra(

@@ -1,6 +1,6 @@
 """Reading a JSON body: its type, its size, its form."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -26,6 +26,11 @@ async def read_json(request: web.Request, of: type[T], what: str) -> T:
     if not raw.strip():
         raise Invalid(f"{what} is empty", fix="send a JSON object; /openapi.json shows its form")
     return from_json(raw, of, what)
+
+
+async def read_fields(request: web.Request, what: str) -> dict[str, Any]:
+    """Read a body that may be left out, as the fields of an object. Raises like `read_json`."""
+    return await read_json(request, dict[str, Any], what) if (await _read(request, what)).strip() else {}
 
 
 async def refuse_body(request: web.Request) -> None:

@@ -91,7 +91,8 @@ def _operation(route: Route) -> Json:
     if parameters := _parameters(route):
         found["parameters"] = parameters
     if body := _body(route):
-        found["requestBody"] = {"required": True, "content": body}
+        optional = route.verb is not None and not any(field.required for field in fields(route.verb.takes))
+        found["requestBody"] = {"required": not optional, "content": body}
     return found
 
 
@@ -154,6 +155,8 @@ def _body(route: Route) -> Json | None:
         return {"application/json": {"schema": _ref(f"{title}New"), "example": example}}
     if route.action == "change":
         return {"application/json": {"schema": _ref(f"{title}Patch"), "example": {"labels": {"env": "live"}}}}
+    if route.verb and route.verb.takes.__struct_fields__:
+        return {"application/json": {"schema": _ref(route.verb.takes.__name__)}}
     if route.extra and route.extra.accepts:
         return {route.extra.accepts: {"schema": {"type": "string", "format": "binary"}}}
     return None
@@ -184,7 +187,7 @@ def _responses(route: Route) -> Json:
         codes |= {412}
     if route.action == "change":
         codes |= {415, 428}
-    if route.action == "create":
+    if route.action == "create" or (route.verb and route.verb.takes.__struct_fields__):
         codes |= {415}
     if route.name == "image.content":
         codes |= {413, 415, 507}
@@ -281,7 +284,7 @@ def _schemas() -> Json:
     views = (Overview, OperationOne, OperationView, EventView, Preview, Verified, WhoAmI, Why)
     types: list[Any] = [Problem, *views, NewResource, Patch]
     for kind in KINDS:
-        types += [kind.spec, kind.status]
+        types += [kind.spec, kind.status, *(verb.takes for verb in kind.verbs if verb.takes.__struct_fields__)]
     _, found = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     labels = found["NewResource"]["properties"]["labels"]
     schemas: Json = {name: _tidy(schema) for name, schema in found.items() if name not in ("NewResource", "Patch")}

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from common.errors import Denied, NotFound
 from common.kinds.kind import AnyKind, AnyResource, Scope, Verb
-from controller.api.body import read_json, refuse_body
+from controller.api.body import read_fields, read_json, refuse_body
 from controller.api.call import Call, Contexts
 from controller.api.commit import MUTATION_PARAMETERS, Committer
 from controller.api.ports import Store
@@ -96,8 +96,11 @@ class Resources:
         return await self._bodiless(kind, call, admission.delete)
 
     async def verb(self, kind: AnyKind, verb: Verb, call: Call) -> web.Response:
-        """Accept a one-shot verb."""
-        return await self._bodiless(kind, call, lambda context, row: admission.verb(context, row, verb))
+        """Accept a one-shot verb, with what it takes as the body."""
+        if not verb.takes.__struct_fields__:
+            return await self._bodiless(kind, call, lambda context, row: admission.verb(context, row, verb))
+        given = await read_fields(call.request, f"what {verb.name} takes")
+        return await self._on_it(kind, call, lambda context, row: admission.verb(context, row, verb, given))
 
     async def reissue(self, kind: AnyKind, call: Call) -> web.Response:
         """Accept the making of a new secret, and show it."""
@@ -106,8 +109,13 @@ class Resources:
     async def _bodiless(
         self, kind: AnyKind, call: Call, admit: Callable[[admission.Context, AnyResource], Admission]
     ) -> web.Response:
-        refuse_unknown(call.request.query, MUTATION_PARAMETERS)
         await refuse_body(call.request)
+        return await self._on_it(kind, call, admit)
+
+    async def _on_it(
+        self, kind: AnyKind, call: Call, admit: Callable[[admission.Context, AnyResource], Admission]
+    ) -> web.Response:
+        refuse_unknown(call.request.query, MUTATION_PARAMETERS)
         match = call.request.headers.get("If-Match")
 
         def make() -> Admission:

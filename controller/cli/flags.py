@@ -1,7 +1,7 @@
 """Flags made from spec fields: one declaration is flag, parser, bounds, help and completion."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import msgspec
 from click.shell_completion import CompletionItem
 
 from common.codec import to_json
-from common.kinds.kind import AnyKind, Field, fields
+from common.kinds.kind import AnyKind, Field, Verb, fields
 from controller.cli.complete import NameType
 
 FROM_FILE_LENGTH = 1024
@@ -146,6 +146,11 @@ class Clearable(click.ParamType[Any]):
         return self.inner.get_metavar(param, ctx)
 
 
+def taken(verb: Verb) -> tuple[Field, ...]:
+    """Return the fields that a verb's command has a flag for."""
+    return fields(verb.takes)
+
+
 def offered(kind: AnyKind, *, change: bool) -> tuple[Field, ...]:
     """Return the fields that `create` (or `set`) has a flag for: not Skerry's own, and on `set` not the fixed ones."""
     return tuple(
@@ -223,10 +228,10 @@ def _metavar(shape: Shape) -> str | None:
             return None
 
 
-def spec_of(kind: AnyKind, values: Mapping[str, Any], *, change: bool) -> dict[str, Any]:
+def spec_of(offered: Iterable[Field], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the spec of a body from the flags that were given; what was not given is left to the API."""
     spec: dict[str, Any] = {}
-    for field in offered(kind, change=change):
+    for field in offered:
         value = values.get(field.name)
         if value is None or value == ():
             continue

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from common.kinds.kind import AnyKind, Scope, Verb
+from common.kinds.kind import AnyKind, Field, Scope, Verb
 from controller.cli import flags
 from controller.cli.extras import commands_of
 from controller.cli.parts import (
@@ -149,7 +149,7 @@ def create_command(kind: AnyKind) -> click.Command:
         body = {
             "name": name,
             "labels": flags.labels_of(label, {}),
-            "spec": flags.spec_of(kind, given, change=False),
+            "spec": flags.spec_of(flags.offered(kind, change=False), given),
         }
 
         async def work(client: "Client") -> None:
@@ -199,7 +199,7 @@ def set_command(kind: AnyKind) -> click.Command:
         dry_run: bool,
         **given: Any,
     ) -> None:
-        spec = flags.spec_of(kind, given, change=True)
+        spec = flags.spec_of(flags.offered(kind, change=True), given)
         if not spec and not label:
             raise click.UsageError("nothing to set: give at least one flag")
 
@@ -276,20 +276,41 @@ def delete_command(kind: AnyKind) -> click.Command:
 
 def verb_command(kind: AnyKind, verb: Verb) -> click.Command:
     """Return `skerry KIND VERB NAME...`."""
-    return _wish_command(kind, word=verb.name, help=verb.summary, short=verb.summary, method="POST", tail=verb.name)
+    return _wish_command(
+        kind,
+        word=verb.name,
+        help=verb.summary,
+        short=verb.summary.split(". ")[0].split(":")[0].removesuffix(".") + ".",
+        method="POST",
+        tail=verb.name,
+        takes=flags.taken(verb),
+        example=verb.example,
+    )
 
 
-def _wish_command(kind: AnyKind, *, word: str, help: str, short: str, method: str, tail: str) -> click.Command:  # noqa: A002
-    def run(names: tuple[str, ...], wait: bool, timeout: float, dry_run: bool) -> None:
+def _wish_command(
+    kind: AnyKind,
+    *,
+    word: str,
+    help: str,  # noqa: A002
+    short: str,
+    method: str,
+    tail: str,
+    takes: tuple[Field, ...] = (),
+    example: str = "",
+) -> click.Command:
+    def run(names: tuple[str, ...], wait: bool, timeout: float, dry_run: bool, **given: Any) -> None:
+        body = flags.spec_of(takes, given) or None
+
         async def work(client: "Client") -> None:
             from controller.cli.aftermath import settled  # noqa: PLC0415
             from controller.cli.rehearsal import rehearse  # noqa: PLC0415
 
             if dry_run:
                 for name in names:
-                    await rehearse(client, method, client.path(kind, name, tail))
+                    await rehearse(client, method, client.path(kind, name, tail), body=body)
                 return
-            sent = [(name, await client.change(method, client.path(kind, name, tail))) for name in names]
+            sent = [(name, await client.change(method, client.path(kind, name, tail), body=body)) for name in names]
             for _, accepted in sent:
                 await settled(client, kind, accepted, wait=wait, timeout_s=timeout)
 
@@ -301,8 +322,17 @@ def _wish_command(kind: AnyKind, *, word: str, help: str, short: str, method: st
         callback=run,
         short_help=short,
         help=f"{help}\n\n"
-        + examples(f"skerry {kind.name} {word} {name} --wait", f"skerry {kind.name} {word} {name} …"),
-        params=[name_argument(kind, many=True), *wait_options(), dry_run_option(), *common_options(kind)],
+        + examples(
+            f"skerry {kind.name} {word} {name}{' ' if example else ''}{example} --wait",
+            f"skerry {kind.name} {word} {name} …",
+        ),
+        params=[
+            name_argument(kind, many=True),
+            *(flags.option(field, change=False) for field in takes),
+            *wait_options(),
+            dry_run_option(),
+            *common_options(kind),
+        ],
     )
 
 

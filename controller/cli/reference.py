@@ -6,7 +6,7 @@ import click
 import msgspec
 
 from common.kinds import KINDS
-from common.kinds.kind import AnyKind, Column, Field, Role, Scope, fields
+from common.kinds.kind import AnyKind, Column, Field, Role, Scope, Verb, fields
 from controller.cli import flags
 from controller.cli.failures import EXIT_CODES
 from controller.cli.main import EVERYDAY, SETUP, root
@@ -126,10 +126,18 @@ def _kind(kind: AnyKind) -> Iterator[str]:
     )
     yield _table(("who", "may"), _permissions(kind))
     if kind.verbs:
-        yield _table(("verb", "what it does"), ((f"`{verb.name}`", verb.summary) for verb in kind.verbs))
+        yield _table(
+            ("verb", "takes", "what it does"), ((f"`{verb.name}`", _takes(verb), verb.summary) for verb in kind.verbs)
+        )
     if kind.extras:
         yield _table(("besides", "what it does"), ((f"`{extra.name}`", extra.summary) for extra in kind.extras))
     yield "Lists show " + ", ".join(_column(column) for column in kind.columns) + "."
+
+
+def _takes(verb: Verb) -> str:
+    return "; ".join(
+        f"`{field.name}`{'' if field.required else ' (optional)'}: {field.description}" for field in flags.taken(verb)
+    )
 
 
 def _type(field: Field) -> str:

@@ -14,7 +14,7 @@ from common.codec import convert, plain, to_json
 from common.errors import Conflict, FieldError, Invalid, NotFound
 from common.ids import Entropy, Revision, new_id
 from common.kinds import kind_named
-from common.kinds.kind import AnyKind, AnyResource, Labels, Name, Resource, Scope, Spec, Verb, fields
+from common.kinds.kind import AnyKind, AnyResource, Field, Labels, Name, Resource, Scope, Spec, Verb, fields
 from common.secret import Secret, new_token
 from controller.auth.caller import Caller, sees
 from controller.kinds.planners import planner_of
@@ -105,7 +105,7 @@ def change(context: Context, row: AnyResource, body: Patch) -> Admission:
         if field in kind.fixed:
             raise Invalid(
                 f"{kind.name} {row.name}: {field} can't change once it is made",
-                fix=f"make a new {kind.name} with another {field}",
+                fix=_other_way(kind, row, field),
                 errors=(FieldError(field=f"spec.{field}", message="can't change"),),
             )
     spec = _decode(context, kind, row.project, body.spec, plain(row.spec))
@@ -114,10 +114,12 @@ def change(context: Context, row: AnyResource, body: Patch) -> Admission:
     return _admission(context, "set", _admitted(context, after, row), row)
 
 
-def verb(context: Context, row: AnyResource, what: Verb) -> Admission:
-    """Admit a one-shot verb as the change of spec that says it."""
+def verb(context: Context, row: AnyResource, what: Verb, given: dict[str, Any] | None = None) -> Admission:
+    """Admit a one-shot verb, with what it was given, as the change of spec that says it."""
     _refuse_deleting(row)
-    after = msgspec.structs.replace(row, spec=what.change(row.spec), generation=row.generation + 1)
+    takes = convert(given or {}, what.takes, f"{row.kind} {what.name}")
+    takes = _resolved(context, takes, row.project, {field.name: field for field in fields(what.takes)})
+    after = msgspec.structs.replace(row, spec=what.change(row.spec, takes), generation=row.generation + 1)
     return _admission(context, what.name, _admitted(context, after, row), row)
 
 
@@ -180,6 +182,8 @@ def cancel(context: Context, operation: Operation) -> Admission:
             fix="cancel the later operation, or set what you want",
         )
     kind = kind_named(row.kind)
+    if any(verb.final and verb.name == operation.verb for verb in kind.verbs):
+        raise Conflict(f"{operation.verb} of {row.kind} {row.name} can't be taken back", fix="wait for it")
     before = msgspec.json.decode(operation.previous_spec, type=kind.spec)
     after = msgspec.structs.replace(row, spec=before, generation=row.generation + 1)
     return _admission(context, "cancel", _admitted(context, after, row), row)
@@ -263,6 +267,14 @@ def _refuse_deleting(row: AnyResource) -> None:
         raise Conflict(f"{row.kind} {row.name} is being deleted", fix="wait until it is gone, then make a new one")
 
 
+def _other_way(kind: AnyKind, row: AnyResource, field: str) -> str:
+    """Say how else a field that is fixed can be had: by a verb that takes it, or anew."""
+    verb = next((verb for verb in kind.verbs if field in verb.takes.__struct_fields__), None)
+    if verb is None:
+        return f"make a new {kind.name} with another {field}"
+    return f"use the verb {verb.name}: skerry {kind.name} {verb.name} {row.name} --{field.replace('_', '-')} …"
+
+
 def _users(wanted: Sequence[AnyResource], caller: Caller) -> str:
     """Name the users of a thing, and count those whose names are not the caller's to know (of a public image)."""
     known = [f"{user.kind} {user.name}" for user in wanted if sees(caller, user)]
@@ -291,10 +303,16 @@ def _decode(context: Context, kind: AnyKind, project: str, given: dict[str, Any]
                 errors=(FieldError(field=f"spec.{name}", message="is set by Skerry"),),
             )
     spec: Spec = convert(base | given, kind.spec, f"{kind.name} spec")
+    said = {name: field for name, field in known.items() if name in given or name not in base}
+    return _resolved(context, spec, project, said)
+
+
+def _resolved(context: Context, spec: Spec, project: str, known: dict[str, Field]) -> Spec:
+    """Turn the names in these fields into ids."""
     resolved: dict[str, Any] = {}
     for field in known.values():
         value = getattr(spec, field.name)
-        if field.ref and value and not (field.name in base and field.name not in given):
+        if field.ref and value:
             resolved[field.name] = _resolve(context, field.name, field.ref, project, value)
     return msgspec.structs.replace(spec, **resolved)
 

@@ -45,6 +45,7 @@ def shape_of(vm: AnyResource, seen: WorkingSet) -> Shape | None:
     if size is None:
         return None
     given = {bound.field: bound.least if bound.asked is None else bound.asked for bound in _bounds(vm.spec, size.spec)}
+    given["disk_gib"] = max(given["disk_gib"], vm.spec.kept_disk_gib)
     return Shape(**given, size=size.name)
 
 

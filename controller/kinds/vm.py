@@ -1,30 +1,35 @@
 """vm: placed with its addresses in one transaction, then a root volume and a document that its host makes true."""
 
-from common.documents import DomainDoc, DomainSeen, GuestMetadata, Nic, Report, key_of
-from common.errors import Invalid
-from common.ids import HostId, Id, child_id
+from collections.abc import Iterator
+
+import msgspec
+
+from common.documents import DocKey, DomainDoc, DomainSeen, GuestMetadata, Nic, Report, key_of
+from common.errors import Conflict, FieldError, Invalid
+from common.ids import HostId, Id
 from common.kinds.kind import AnyResource, Spec
 from common.kinds.vm import VmSpec, VmStatus
-from common.kinds.volume import VOLUME, VolumeSpec
 from common.names import mac
 from controller.auth.caller import Caller, require_operator
+from controller.kinds.claim import admit_growth, claim_of
 from controller.kinds.demand import demand_of
+from controller.kinds.disks import disks_of, held_gib, lagging, needed_gib, next_write
 from controller.kinds.network import guest_mtu
-from controller.kinds.outcome import Do, Done, Outcome, Place, Wait
+from controller.kinds.outcome import Blocked, Do, Done, Outcome, Place, Wait
 from controller.kinds.plain import silence
-from controller.kinds.shape import admit_shape, shape_of
+from controller.kinds.shape import Shape, admit_shape, shape_of
 from controller.kinds.volume import image_ref
 from controller.store.rows import Placement
 from controller.store.working import WorkingSet
 from controller.store.writes import (
     ClaimAddress,
-    CreateChild,
     DeleteChild,
     Forget,
     Poke,
     PutDocument,
     ReleaseAddresses,
     ReleasePlacement,
+    ResizePlacement,
     Tombstone,
 )
 
@@ -39,6 +44,34 @@ def admit(row: AnyResource, was: AnyResource | None, seen: WorkingSet, caller: C
     admit_shape(row, seen)
     if len(set(spec.groups)) != len(spec.groups):
         raise Invalid(f"vm {row.name}: a group is named twice", fix="name each group once")
+    spec = _kept(row, was, seen)
+    row = msgspec.structs.replace(row, spec=spec)
+    admit_growth(row, was, seen)
+    _admit_images(row, was, seen)
+    return spec
+
+
+def _kept(row: AnyResource, was: AnyResource | None, seen: WorkingSet) -> VmSpec:
+    """Return the spec with the root disk that it has already, where that is larger than what is asked for.
+
+    Raises Invalid where a smaller one is asked for in so many words.
+    """
+    spec: VmSpec = msgspec.structs.replace(row.spec, kept_disk_gib=0)
+    shape, held = shape_of(msgspec.structs.replace(row, spec=spec), seen), held_gib(row, seen)
+    if shape is None or held <= shape.disk_gib:
+        return spec
+    if spec.disk_gib is not None and was is not None and spec.disk_gib != was.spec.disk_gib:
+        raise Invalid(
+            f"vm {row.name} has a root disk of {held} GiB; {spec.disk_gib} GiB is less, and disks never shrink",
+            fix=f"ask for {held} GiB or more, or make a new machine",
+            errors=(FieldError(field="spec.disk_gib", message=f"must be ≥ {held}"),),
+        )
+    return msgspec.structs.replace(spec, kept_disk_gib=held)
+
+
+def _admit_images(row: AnyResource, was: AnyResource | None, seen: WorkingSet) -> None:
+    """Refuse an image that does not fit the disk, and for a machine that is there already one without content."""
+    spec: VmSpec = row.spec
     image, shape = seen.get(Id(spec.image)), shape_of(row, seen)
     if image and shape and image.spec.disk_gib > shape.disk_gib:
         raise Invalid(
@@ -46,7 +79,14 @@ def admit(row: AnyResource, was: AnyResource | None, seen: WorkingSet, caller: C
             f"image {image.name} needs {image.spec.disk_gib}",
             fix=f"use a size with a disk of {image.spec.disk_gib} GiB or more",
         )
-    return spec
+    anew = was is not None and spec.rebuild_generation > was.spec.rebuild_generation
+    rescue = seen.get(Id(spec.rescue)) if spec.rescue else None
+    for used, boots in ((image, anew), (rescue, rescue is not None)):
+        if used and boots and not used.spec.digest:
+            raise Conflict(
+                f"image {used.name} has no content yet, so vm {row.name} can't boot from it",
+                fix=f"skerry image upload {used.name} FILE",
+            )
 
 
 def plan(row: AnyResource, seen: WorkingSet, _now: float) -> Outcome:
@@ -60,25 +100,29 @@ def plan(row: AnyResource, seen: WorkingSet, _now: float) -> Outcome:
             f"image {seen.name_of(spec.image)} has no content yet: skerry image upload {seen.name_of(spec.image)} FILE"
         )
         return Wait(status=_status(row, seen, "waiting", message), message=message)
+    shape = shape_of(row, seen)
+    if shape is None:
+        message = f"size {spec.size} is gone"
+        return Wait(status=_status(row, seen, "waiting", message), message=message)
     placement = seen.placement(row.id)
     if placement is None:
-        return _place(row, seen)
-    volume = child_id(row.id, VOLUME.prefix)
-    if seen.get(volume) is None:
-        return Do(writes=(_root_volume(row, volume, placement),), say="making its root volume")
-    doc = _domain(row, seen, image, placement)
+        return _place(row, seen, shape)
+    claim = claim_of(row, seen, placement, shape)
+    if claim.placement != placement:
+        resized = ResizePlacement(placement=claim.placement)
+        return Do(writes=(resized,), say=f"changing what is reserved for it on host {seen.name_of(placement.host)}")
+    if claim.short is None and (step := next_write(row, seen, shape, placement)):
+        return Do(writes=(step[0],), say=step[1])
+    doc = _domain(row, seen, shape, placement)
     document = seen.document(placement.host, key_of(doc))
     if document is None or document.gone or document.doc != doc:
         write = PutDocument(host=placement.host, owner=row.id, doc=doc)
         return Do(writes=(write,), say=f"asking host {seen.name_of(placement.host)}")
-    return _follow(row, seen, placement.host, seen.report(placement.host, document.key))
+    found = _follow(row, seen, placement.host, seen.report(placement.host, document.key))
+    return Blocked(status=found.status, why=claim.short) if claim.short and isinstance(found, Done) else found
 
 
-def _place(row: AnyResource, seen: WorkingSet) -> Outcome:
-    shape = shape_of(row, seen)
-    if shape is None:
-        message = f"size {row.spec.size} is gone"
-        return Wait(status=_status(row, seen, "waiting", message), message=message)
+def _place(row: AnyResource, seen: WorkingSet, shape: Shape) -> Outcome:
     claims, pokes = [], []
     for index, name in enumerate(row.spec.networks):
         network = seen.get(Id(name))
@@ -88,35 +132,36 @@ def _place(row: AnyResource, seen: WorkingSet) -> Outcome:
         cidr = network.spec.cidr
         claims.append(ClaimAddress(network=network.id, cidr=cidr, vm=row.id, index=index, mac=mac(row.id, index)))
         pokes.append(Poke(resource=network.id))
-    return Place(demand=demand_of(row, shape, seen), writes=(*claims, *pokes), status=_status(row, seen, "blocked", ""))
+    demand = demand_of(row, msgspec.structs.replace(shape, disk_gib=needed_gib(row, seen, shape)), seen)
+    return Place(demand=demand, writes=(*claims, *pokes), status=_status(row, seen, "blocked", ""))
 
 
-def _root_volume(row: AnyResource, volume: Id, placement: Placement) -> CreateChild:
-    spec = VolumeSpec(size_gib=placement.disk_gib, image=row.spec.image, host=placement.host)
-    return CreateChild(id=volume, kind=VOLUME.name, project=row.project, name=row.name, owner=row.id, spec=spec)
-
-
-def _domain(row: AnyResource, seen: WorkingSet, image: AnyResource, placement: Placement) -> DomainDoc:
+def _domain(row: AnyResource, seen: WorkingSet, shape: Shape, placement: Placement) -> DomainDoc:
+    """Return what its host is to make of it. Without its disks it is off, until it has them."""
     spec: VmSpec = row.spec
+    disks = disks_of(row, seen)
+    boots = seen.get(Id(spec.rescue if spec.rescue and disks.boots_rescue else spec.image))
+    kernel = image_ref(boots) if boots and boots.spec.format == "kernel" and disks.attached else None
     mtu = guest_mtu(seen)
     keys = [seen.get(Id(key)) for key in spec.keypairs]
     return DomainDoc(
         id=row.id,
         name=row.name,
         project=row.project,
-        vcpus=placement.vcpus,
-        memory_mib=placement.memory_mib,
-        kernel=image_ref(image) if image.spec.format == "kernel" else None,
-        volumes=(child_id(row.id, VOLUME.prefix),),
+        vcpus=min(shape.vcpus, placement.vcpus),
+        memory_mib=min(shape.memory_mib, placement.memory_mib),
+        kernel=kernel,
+        volumes=disks.attached,
         nics=tuple(
             Nic(index=address.index, network=address.network, mac=address.mac, mtu=mtu)
             for address in seen.addresses(row.id)
         ),
-        power=spec.power,
+        power=spec.power if disks.attached else "stopped",
         start_generation=spec.start_generation,
-        boot_generation=spec.boot_generation,
+        # While there is no room for a rescue disk it runs on: the boot that was wished for comes with the disk.
+        boot_generation=spec.boot_generation - (1 if disks.rescue and disks.attached and not disks.boots_rescue else 0),
         restart=spec.restart,
-        stop_grace_s=spec.stop_grace_s,
+        stop_grace_s=spec.stop_grace_s if disks.root in disks.here else 0,
         nocloud=spec.nocloud,
         metadata=GuestMetadata(
             instance_id=row.id,
@@ -129,14 +174,11 @@ def _domain(row: AnyResource, seen: WorkingSet, image: AnyResource, placement: P
     )
 
 
-def _follow(row: AnyResource, seen: WorkingSet, host: HostId, report: Report | None) -> Outcome:
+def _follow(row: AnyResource, seen: WorkingSet, host: HostId, report: Report | None) -> Wait | Done:
     """Say how far the host is."""
     quiet = silence(seen, host)
     if report and report.done and not quiet:
-        state, message = str(report.seen.state if isinstance(report.seen, DomainSeen) else "unknown"), ""
-        if state == "stopped-by-guest":
-            state, message = "stopped", f"the guest powered itself off: skerry vm start {row.name}"
-        return Done(status=_status(row, seen, state, message, report))
+        return _as_reported(row, seen, host, report)
     if quiet and row.observed_generation == row.generation:
         return Wait(status=_status(row, seen, row.status.state, quiet, report), message=quiet)
     said = (report.problem or report.message) if report else ""
@@ -144,6 +186,41 @@ def _follow(row: AnyResource, seen: WorkingSet, host: HostId, report: Report | N
     state = "stopping" if row.spec.power == "stopped" else "starting"
     progress = report.progress if report and report.progress is not None else 0.5
     return Wait(status=_status(row, seen, state, message, report), message=message, progress=progress)
+
+
+def _as_reported(row: AnyResource, seen: WorkingSet, host: HostId, report: Report) -> Wait | Done:
+    """Show a domain that is as it was asked to be. Its disks may still lag behind."""
+    state, messages = "unknown", []
+    if isinstance(report.seen, DomainSeen):
+        state = str(report.seen.state)
+        messages = [*_waits_for_a_restart(row, seen, host, report.seen), *_remarks(row, seen, report.seen)]
+    if state == "stopped-by-guest":
+        state = "stopped"
+    if waits := lagging(row, seen, host):
+        status = _status(row, seen, state, "; ".join([waits, *messages]), report)
+        return Wait(status=status, message=waits, progress=0.7)
+    return Done(status=_status(row, seen, state, "; ".join(messages), report))
+
+
+def _waits_for_a_restart(row: AnyResource, seen: WorkingSet, host: HostId, domain: DomainSeen) -> Iterator[str]:
+    """Say what a machine that runs gets once it is started again."""
+    document = seen.document(host, DocKey(f"domain/{row.id}"))
+    doc = document.doc if document else None
+    if domain.state not in ("running", "paused") or not domain.vcpus or not isinstance(doc, DomainDoc):
+        return
+    if (domain.vcpus, domain.memory_mib) != (doc.vcpus, doc.memory_mib):
+        to = f"{doc.vcpus} vCPU{'s' if doc.vcpus != 1 else ''} and {doc.memory_mib} MiB of memory"
+        yield f"its resize to {to} waits for a restart: skerry vm reboot {row.name}"
+
+
+def _remarks(row: AnyResource, seen: WorkingSet, domain: DomainSeen) -> Iterator[str]:
+    if domain.state == "stopped-by-guest":
+        yield f"the guest powered itself off: skerry vm start {row.name}"
+    if row.spec.rescue and disks_of(row, seen).boots_rescue:
+        image = seen.name_of(row.spec.rescue)
+        yield f"in rescue: it boots from image {image}, its own disk is the second: skerry vm unrescue {row.name}"
+    if domain.note:
+        yield domain.note
 
 
 def _status(row: AnyResource, seen: WorkingSet, state: str, message: str, report: Report | None = None) -> VmStatus:
@@ -156,6 +233,9 @@ def _status(row: AnyResource, seen: WorkingSet, state: str, message: str, report
         addresses=tuple(address.address for address in seen.addresses(row.id)),
         boot_generation=domain.boot_generation if domain else row.status.boot_generation,
         started_at=domain.started_at if domain else row.status.started_at,
+        vcpus=domain.vcpus if domain else row.status.vcpus,
+        memory_mib=domain.memory_mib if domain else row.status.memory_mib,
+        disk_gib=held_gib(row, seen),
     )
 
 

@@ -30,7 +30,8 @@ def plan(row: AnyResource, seen: WorkingSet, _now: float) -> Outcome:
     said = (report.problem or report.message) if report else ""
     message = silence(seen, host) or said or f"host {seen.name_of(host)} makes it"
     progress = report.progress if report and report.progress is not None else 0.0
-    return Wait(status=VolumeStatus(state="creating", message=message), message=message, progress=progress)
+    state = "growing" if row.observed_generation else "creating"
+    return Wait(status=VolumeStatus(state=state, message=message), message=message, progress=progress)
 
 
 def _plan_delete(row: AnyResource, seen: WorkingSet, host: HostId) -> Outcome:

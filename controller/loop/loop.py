@@ -294,7 +294,8 @@ class Loop:
                     await self._finish(subject, row, _Found("running", subject.status, err.detail), RETRY_S)
                     break
             except NoCapacity as err:
-                await self._block(subject, row, subject.status, err.refusal or Refusal(summary=err.detail))
+                status = msgspec.structs.replace(subject.status, state="blocked")
+                await self._block(subject, row, status, err.refusal or Refusal(summary=err.detail))
                 break
             except SkerryError as err:
                 log.warning("step not taken", resource=resource, error=err.detail)
@@ -362,7 +363,7 @@ class Loop:
 
     async def _block(self, subject: AnyResource, row: QueueRow, status: Status, why: Refusal) -> None:
         self._blocked.add(subject.id)
-        shown = msgspec.structs.replace(status, state="blocked", message=why.summary, why=why)
+        shown = msgspec.structs.replace(status, message=why.summary, why=why)
         await self._finish(subject, row, _Found("blocked", shown, why.summary, 0.0, why), LOOK_AGAIN_S)
 
     def _phase(self, subject: AnyResource, found: _Found) -> OperationStep | None:

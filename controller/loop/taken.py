@@ -9,7 +9,7 @@ from common.ids import HostId, Id, RequestId
 from common.kinds.kind import AnyResource
 from controller.store.rows import Document, OperationStep
 from controller.store.working import WorkingSet
-from controller.store.writes import AnyWrite, PutDocument, TakePlacement, Tombstone
+from controller.store.writes import AnyWrite, PutDocument, ResizePlacement, TakePlacement, Tombstone
 
 
 def request_of(seen: WorkingSet, resource: Id) -> RequestId:
@@ -43,7 +43,7 @@ def hosts_of(seen: WorkingSet, writes: tuple[AnyWrite, ...]) -> str:
         match write:
             case PutDocument(host=host) | Tombstone(host=host):
                 found[host] = None
-            case TakePlacement(placement=placement):
+            case TakePlacement(placement=placement) | ResizePlacement(placement=placement):
                 found[placement.host] = None
             case _:
                 pass

@@ -79,6 +79,32 @@ def _sell(tx: Tx, host: HostId, vcpus: int, memory_mib: int, disk_gib: int) -> i
     return tx.change(_SELL, of=host, more_vcpus=vcpus, more_memory_mib=memory_mib, more_disk_gib=disk_gib)
 
 
+def resize_placement(tx: Tx, wanted: Placement) -> None:
+    """Change what an owner has reserved where it is: more only of what its host still has.
+
+    Raises Conflict where that was sold meanwhile, or the owner is not there any more.
+    """
+    table, c = tables.placement, tables.capacity.c
+    found = tx.run(select(*table.c).where(table.c.owner == wanted.owner)).mappings().one_or_none()
+    if found is None or found["host"] != wanted.host:
+        raise Conflict(f"{wanted.owner} is not placed on host {wanted.host} any more")
+    was = Placement(**found)
+    more = {name: getattr(wanted, name) - getattr(was, name) for name in ("vcpus", "memory_mib", "disk_gib")}
+    if not any(more.values()):
+        return
+    used = {name: c[f"{name}_used"] + amount for name, amount in more.items()}
+    room = [used[name] <= c[name] for name, amount in more.items() if amount > 0]
+    sale = update(tables.capacity).where(c.host == wanted.host, *room)
+    sold = tx.run(sale.values(**{f"{name}_used": value for name, value in used.items()})).rowcount
+    if room and not sold:
+        raise Conflict(f"host {wanted.host} has not so much more room any more for {wanted.owner}")
+    values = {name: getattr(wanted, name) for name in more}
+    tx.run(update(table).where(table.c.owner == wanted.owner).values(**values))
+    if any(amount < 0 for amount in more.values()):
+        tx.gone(was)
+    tx.put(wanted)
+
+
 def release_placement(tx: Tx, owner: Id) -> None:
     """Give an owner's capacity back, and its places in groups."""
     members.leave(tx, owner)

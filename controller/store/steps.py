@@ -19,6 +19,7 @@ from controller.store.tx import Tx, document_from, insert_resource
 from controller.store.writes import (
     AnyWrite,
     BuryOrphan,
+    ChangeChild,
     ClaimAddress,
     ClaimVni,
     CreateChild,
@@ -34,6 +35,7 @@ from controller.store.writes import (
     ReleasePlacement,
     ReleaseVni,
     RemoveToken,
+    ResizePlacement,
     SetCapacity,
     TakePlacement,
     Tombstone,
@@ -86,6 +88,8 @@ def _apply(tx: Tx, write: AnyWrite) -> None:  # noqa: PLR0912 - a table of the u
             claims.take_placement(tx, write)
         case MoveHost():
             members.move_host(tx, write.host)
+        case ResizePlacement():
+            claims.resize_placement(tx, write.placement)
         case ReleasePlacement():
             claims.release_placement(tx, write.owner)
         case SetCapacity():
@@ -100,6 +104,8 @@ def _apply(tx: Tx, write: AnyWrite) -> None:  # noqa: PLR0912 - a table of the u
             claims.release_vni(tx, write.network)
         case CreateChild():
             _create_child(tx, write)
+        case ChangeChild():
+            _change_child(tx, write)
         case DeleteChild():
             _delete_child(tx, write.id)
         case PutDocument():
@@ -142,6 +148,17 @@ def _create_child(tx: Tx, wanted: CreateChild) -> None:
     )
     insert_resource(tx, row)
     poke(tx, row.id)
+
+
+def _change_child(tx: Tx, wanted: ChangeChild) -> None:
+    row = tx.resource(wanted.id)
+    if row is None or row.deleted_at is not None or row.spec == wanted.spec:
+        return
+    after = msgspec.structs.replace(row, spec=wanted.spec, generation=row.generation + 1, revision=tx.revision)
+    values = {"spec": to_json(after.spec).decode(), "generation": after.generation, "revision": after.revision}
+    tx.run(update(tables.resource).where(tables.resource.c.id == after.id).values(**values))
+    tx.put(after)
+    poke(tx, after.id)
 
 
 def _delete_child(tx: Tx, child: Id) -> None:

@@ -33,6 +33,12 @@ class MoveHost(Write, frozen=True):
     host: HostId
 
 
+class ResizePlacement(Write, frozen=True):
+    """Change what an owner has reserved on its host. Refused (Conflict) where the host has not as much more."""
+
+    placement: Placement
+
+
 class ReleasePlacement(Write, frozen=True):
     """Give an owner's capacity back."""
 
@@ -81,6 +87,13 @@ class CreateChild(Write, frozen=True):
     project: str
     name: str
     owner: Id
+    spec: Spec
+
+
+class ChangeChild(Write, frozen=True):
+    """Change what is wanted of a child."""
+
+    id: Id
     spec: Spec
 
 
@@ -155,6 +168,7 @@ class Forget(Write, frozen=True):
 AnyWrite = (
     TakePlacement
     | MoveHost
+    | ResizePlacement
     | ReleasePlacement
     | SetCapacity
     | ClaimAddress
@@ -162,6 +176,7 @@ AnyWrite = (
     | ClaimVni
     | ReleaseVni
     | CreateChild
+    | ChangeChild
     | DeleteChild
     | PutDocument
     | Tombstone

@@ -17,12 +17,15 @@ VM = kind_named("vm")
 
 def test_what_is_not_given_is_left_to_the_api() -> None:
     given = {"image": "tiny", "size": "small", "networks": (), "keypairs": (), "nocloud": None, "user_data": None}
-    assert flags.spec_of(VM, given, change=False) == {"image": "tiny", "size": "small"}
+    assert flags.spec_of(flags.offered(VM, change=False), given) == {"image": "tiny", "size": "small"}
 
 
 def test_an_empty_text_empties_what_may_be_empty() -> None:
-    assert flags.spec_of(VM, {"keypairs": ("",), "host": ""}, change=False) == {"keypairs": [], "host": None}
-    assert flags.spec_of(VM, {"user_data": ""}, change=True) == {"user_data": ""}
+    assert flags.spec_of(flags.offered(VM, change=False), {"keypairs": ("",), "host": ""}) == {
+        "keypairs": [],
+        "host": None,
+    }
+    assert flags.spec_of(flags.offered(VM, change=True), {"user_data": ""}) == {"user_data": ""}
 
 
 def test_set_offers_neither_fixed_fields_nor_skerrys_own() -> None:

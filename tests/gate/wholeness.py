@@ -92,6 +92,8 @@ def _words(kind: AnyKind) -> Iterator[str]:
     for field in fields(kind.spec):
         if not field.description:
             yield f"a description of spec.{field.name}"
+    for verb in kind.verbs:
+        yield from (f"a description of {verb.name}'s {one.name}" for one in fields(verb.takes) if not one.description)
     for column in kind.columns:
         place, _, name = column.path.partition(".")
         there = {"spec": kind.spec, "status": kind.status}.get(place)

@@ -78,10 +78,13 @@ async def test_the_life_of_a_vm_step_by_step(bench: Bench) -> None:
     assert isinstance(waiting, Wait)
     assert waiting.message == "host h1 works on it"
     bench.report(host, f"domain/{vm.id}", seen=RUNNING)
+    assert isinstance(bench.plan(vm), Wait)
+    await bench.rest(bench.named("volume", "web"))
+    bench.report(host, f"volume/{volume_of(vm)}", seen=READY)
     done = bench.plan(vm)
     assert isinstance(done, Done)
     assert done.status == msgspec.structs.replace(
-        vm.status, state="running", host="h1", addresses=("10.20.0.2",), boot_generation=1, started_at=1.0
+        vm.status, state="running", host="h1", addresses=("10.20.0.2",), boot_generation=1, started_at=1.0, disk_gib=10
     )
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 from sqlalchemy import func, select
 
-from common.ids import HostId, Id, body
+from common.ids import HostId, Id, body, is_id
 from controller.fleet.audit import compare
 from controller.store import tables
 from sim.cloud import Cloud
@@ -18,11 +18,28 @@ def always(cloud: Cloud) -> None:
     _claims_add_up(world)
     running = Counter(vm for node in world.nodes.values() for vm in node.machine.guests.runs)
     assert all(count == 1 for count in running.values()), f"a guest runs twice: {running.most_common(1)}"
-    bodies = {body(one) for one in cloud.deleted}
+    bodies = {body(one) for one in cloud.deleted if not is_id(one, "vol")}
     for node in world.nodes.values():
-        unasked = [one for one in node.machine.destroyed if body(one) not in bodies]
+        unasked = [one for one in node.machine.destroyed if body(one) not in bodies and one not in cloud.deleted]
         assert not unasked, f"destroyed on {node.machine.name} and nobody asked: {unasked}"
         _addresses_are_own(world, node.machine.name)
+        for vm, run in node.machine.guests.runs.items():
+            lost = [disk for disk in run.disks if not node.machine.has_disk(disk)]
+            assert not lost, f"{vm} runs without its disks {lost}"
+    _guests_run_with_what_is_reserved(cloud)
+
+
+def _guests_run_with_what_is_reserved(cloud: Cloud) -> None:
+    """No guest ever runs with more than the books say, whatever is being resized."""
+    with cloud.world.engine.connect() as connection:
+        claims = {row.owner: row for row in connection.execute(select(tables.placement))}
+    for node in cloud.world.nodes.values():
+        for vm, run in node.machine.guests.runs.items():
+            claim = claims.get(vm)
+            if claim is None:  # its host was lost, and is not wanted any more
+                continue
+            assert run.vcpus <= claim.vcpus, f"{vm}: {run}, claimed {claim}"
+            assert run.memory_mib <= claim.memory_mib, f"{vm}: {run}, claimed {claim}"
 
 
 def _claims_add_up(world: World) -> None:
@@ -76,7 +93,8 @@ def quiet(cloud: Cloud) -> None:
             assert explained, f"not ended, not explained: {operation}"
     for row in seen:
         assert row.deleted_at is None, f"still there: {row}"
-        assert row.observed_generation == row.generation or row.status.state == "blocked", f"not seen through: {row}"
+        explained = row.status.state == "blocked" or row.status.why is not None
+        assert row.observed_generation == row.generation or explained, f"not seen through: {row}"
     for vm in seen.of_kind("vm"):
         _vm_is_as_it_says(cloud, vm.id)
 
@@ -101,6 +119,7 @@ def _vm_is_as_it_says(cloud: Cloud, vm: Id) -> None:
     assert runs == (row.status.state == "running"), f"{row.name} runs: {runs}, its status: {row.status}"
     if row.spec.power == "stopped":
         assert not runs, f"{row.name} runs though stopped"
+    assert placement.disk_gib == sum(child.spec.size_gib for child in cloud.seen.children(vm)), f"{row.name}'s disks"
     if runs:
         stamp = node.machine.guests.runs[vm].stamp
         assert stamp.boot_generation == row.spec.boot_generation, f"{row.name} was not rebooted: {stamp}, {row.spec}"

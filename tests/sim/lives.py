@@ -20,6 +20,7 @@ def prepare(cloud: Cloud, hosts: int = 2) -> None:
         cloud.join(f"h{number}")
     cloud.create("project", "", "shop")
     cloud.create("size", "", "small", vcpus=1, memory_mib=512, disk_gib=10)
+    cloud.create("size", "", "large", vcpus=3, memory_mib=2048, disk_gib=20)
     cloud.create("image", "shop", "tiny")
     cloud.upload("shop", "tiny")
     cloud.create("network", "shop", "default")
@@ -241,6 +242,55 @@ def vm(cloud: Cloud) -> None:
     reaches(cloud, "vm", "shop", "web", "running")
     vanishes(cloud, "vm", "shop", "web")
 
+
+def running(cloud: Cloud) -> None:
+    """A VM runs."""
+    cloud.insist(lambda: cloud.create("vm", "shop", "web", image="tiny", size="small"))
+    reaches(cloud, "vm", "shop", "web", "running")
+
+
+def resized(cloud: Cloud) -> None:
+    """A VM grows at once, and shrinks with a later reboot."""
+    running(cloud)
+    cloud.insist(lambda: cloud.verb("shop", "web", "resize", size="large", restart=True))
+    reaches(cloud, "vm", "shop", "web", "running")
+    cloud.insist(lambda: cloud.verb("shop", "web", "resize", size="small"))
+    reaches(cloud, "vm", "shop", "web", "running")
+    cloud.insist(lambda: cloud.verb("shop", "web", "reboot"))
+    reaches(cloud, "vm", "shop", "web", "running")
+    vanishes(cloud, "vm", "shop", "web")
+
+
+def rebuilt(cloud: Cloud) -> None:
+    """A VM gets a new disk, and another one, and is deleted in the middle of the next."""
+    running(cloud)
+    cloud.insist(lambda: cloud.verb("shop", "web", "rebuild"))
+    reaches(cloud, "vm", "shop", "web", "running")
+    cloud.insist(lambda: cloud.verb("shop", "web", "stop"))
+    cloud.insist(lambda: cloud.verb("shop", "web", "rebuild"))
+    reaches(cloud, "vm", "shop", "web", "stopped")
+    cloud.insist(lambda: cloud.verb("shop", "web", "rebuild"))
+    cloud.world.run(1)
+    vanishes(cloud, "vm", "shop", "web")
+
+
+def rescued(cloud: Cloud) -> None:
+    """A VM is rescued, and again, and goes back to its own disk."""
+    running(cloud)
+    for _ in range(2):
+        cloud.insist(lambda: cloud.verb("shop", "web", "rescue"))
+        reaches(cloud, "vm", "shop", "web", "running")
+    cloud.insist(lambda: cloud.verb("shop", "web", "unrescue"))
+    reaches(cloud, "vm", "shop", "web", "running")
+    vanishes(cloud, "vm", "shop", "web")
+
+
+CHANGES: dict[str, Callable[[Cloud], None]] = {
+    "vm resized": resized,
+    "vm rebuilt": rebuilt,
+    "vm rescued": rescued,
+}
+"""Other lives of a kind, with its rarer turns."""
 
 LIVES: dict[str, Callable[[Cloud], None]] = {
     "domain": domain,

@@ -15,7 +15,7 @@ from common.faults import Died
 from common.kinds import KINDS
 from sim.cloud import Cloud
 from sim.world import World
-from tests.sim.lives import LIVES, clear, prepare
+from tests.sim.lives import CHANGES, LIVES, clear, prepare
 
 ALL = bool(os.environ.get("SKERRY_SIM_ALL"))
 """Die at every point there is, and at many pairs. Else at a few points of each kind's life, spread over all of it."""
@@ -59,7 +59,7 @@ def live(kind: str, deaths: Deaths) -> None:
         cloud = Cloud(around)
         prepare(cloud)
         around.hook = deaths
-        LIVES[kind](cloud)
+        (LIVES | CHANGES)[kind](cloud)
         around.hook = lambda _process, _point: None
         around.run(60)
         clear(cloud)
@@ -93,7 +93,7 @@ def test_every_kind_has_a_life() -> None:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("kind", LIVES)
+@pytest.mark.parametrize("kind", [*LIVES, *CHANGES])
 def test_dying_once_anywhere_changes_nothing(kind: str) -> None:
     passed = passed_by(kind)
     assert any(point == "store.committed" for _, point in passed)
@@ -106,7 +106,7 @@ def test_dying_once_anywhere_changes_nothing(kind: str) -> None:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("kind", LIVES)
+@pytest.mark.parametrize("kind", [*LIVES, *CHANGES])
 def test_dying_twice_anywhere_changes_nothing(kind: str) -> None:
     passed = passed_by(kind)
     chance = random.Random(kind)
