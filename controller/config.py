@@ -96,6 +96,26 @@ class AuditSection(Section, frozen=True):
     ] = 300.0
 
 
+class MetricsSection(Section, frozen=True):
+    """The history of machines and hosts, in `state_dir`/metrics: thinned with age, and never larger than a limit."""
+
+    raw_hours: Annotated[float, msgspec.Meta(ge=1, le=720, description="hours for which every point (5 s) is kept")] = (
+        6.0
+    )
+    minute_days: Annotated[
+        float,
+        msgspec.Meta(ge=1, le=400, description="days for which a point a minute is kept: its mean and its highest"),
+    ] = 7.0
+    hour_days: Annotated[
+        float,
+        msgspec.Meta(ge=1, le=4000, description="days for which a point an hour is kept: its mean and its highest"),
+    ] = 366.0
+    max_gib: Annotated[
+        float,
+        msgspec.Meta(ge=0.01, le=65536, description="most that all of it may take on disk, GiB; the oldest goes first"),
+    ] = 4.0
+
+
 class LogSection(Section, frozen=True):
     """What is written to standard error: JSON lines, or colours on a terminal."""
 
@@ -111,6 +131,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     api: ApiSection = ApiSection()
     link: LinkSection = LinkSection()
     audit: AuditSection = AuditSection()
+    metrics: MetricsSection = MetricsSection()
     log: LogSection = LogSection()
 
     @property
@@ -122,6 +143,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def images_dir(self) -> Path:
         """Where image bytes lie, by digest."""
         return self.state_dir / "images"
+
+    @property
+    def metrics_dir(self) -> Path:
+        """Where the history of machines and hosts lies."""
+        return self.state_dir / "metrics"
 
     @property
     def database_url(self) -> str:

@@ -32,6 +32,8 @@ from controller.fleet.link import LinkServer, serve
 from controller.fleet.replicas import Replicas
 from controller.fleet.sessions import Sessions
 from controller.loop.loop import Loop
+from controller.metrics.history import History
+from controller.metrics.shelf import Keep
 from controller.pki.authority import Authority
 from controller.store.blobs import Blobs
 from controller.store.opening import open_store
@@ -158,6 +160,9 @@ async def _run(settings: Config) -> None:
         sessions = Sessions()
         crew = _crew(store, sessions, loop, me, settings)
         blobs = Blobs(settings.images_dir)
+        history = History(settings.metrics_dir, _keep(settings), system_clock)
+        await history.open()
+        stack.push_async_callback(history.close)
         hosts = Hosts(
             store,
             authority,
@@ -168,6 +173,7 @@ async def _run(settings: Config) -> None:
             changed=loop.host_changed,
             poke=loop.poke,
             links=crew or ALONE,
+            measures=history,
         )
         if crew:
             await store.require_authority(authority.fingerprint())
@@ -178,6 +184,7 @@ async def _run(settings: Config) -> None:
             store=store,
             fleet=hosts,
             blobs=blobs,
+            measured=history,
             choose=loop.inventory.would_choose,
             readiness=lambda: _unready(loop),
             config=settings,
@@ -190,6 +197,7 @@ async def _run(settings: Config) -> None:
         running = [
             tasks.create_task(loop.run(), name="loop"),
             tasks.create_task(hosts.run(), name="hosts"),
+            tasks.create_task(history.run(), name="history"),
             tasks.create_task(
                 Auditor(store, hosts.audit, system_clock, every_s=settings.audit.every_s).run(), name="auditor"
             ),
@@ -216,6 +224,16 @@ async def _run(settings: Config) -> None:
         log.info("controller stopping")
         for task in running:
             task.cancel()
+
+
+def _keep(settings: Config) -> Keep:
+    wanted = settings.metrics
+    return Keep(
+        raw_s=wanted.raw_hours * 3600,
+        minute_s=wanted.minute_days * 86400,
+        hour_s=wanted.hour_days * 86400,
+        most_bytes=int(wanted.max_gib * (1 << 30)),
+    )
 
 
 def _unready(loop: Loop) -> tuple[str, ...]:

@@ -70,6 +70,9 @@ HOST = Kind(
     ),
     extras=(
         Extra(name="token", method="POST", summary="Give a new one-time join token.", role=Role.ADMIN),
+        Extra(
+            name="metrics", method="GET", summary="Show how busy the host was, over any span of time.", role=Role.READER
+        ),
         Extra(name="audit", method="GET", summary="Compare wish and reality on the host.", role=Role.READER),
         Extra(name="repair", method="POST", summary="Repair what an audit of the host finds.", role=Role.ADMIN),
     ),

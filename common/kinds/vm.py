@@ -251,6 +251,9 @@ VM = Kind(
             role=Role.READER,
             returns="text/plain",
         ),
+        Extra(
+            name="metrics", method="GET", summary="Show what the machine used, over any span of time.", role=Role.READER
+        ),
         Extra(name="why", method="GET", summary="Explain why the machine is not as wished.", role=Role.READER),
     ),
     fixed=frozenset({"image", "size", "vcpus", "memory_mib", "disk_gib", "networks", "host", "zone", "rack", "groups"}),

@@ -21,12 +21,13 @@ from controller.api.commit import Committer
 from controller.api.events import Events
 from controller.api.extras import OF_A_HOST, HostExtras, VmExtras, extras
 from controller.api.health import Health
+from controller.api.history import Histories
 from controller.api.limits import Limits
 from controller.api.metrics import Metrics
 from controller.api.middleware import explain_errors, identify, sign
 from controller.api.openapi import openapi
 from controller.api.operations import Callers, Operations
-from controller.api.ports import Choose, Fleet, Readiness, Store
+from controller.api.ports import Choose, Fleet, Measured, Readiness, Store
 from controller.api.relay import Relay
 from controller.api.resources import Resources
 from controller.api.routes import ROUTES, Route
@@ -47,6 +48,7 @@ class Parts:
     store: Store
     fleet: Fleet
     blobs: Blobs
+    measured: Measured
     choose: Choose
     readiness: Readiness
     config: Config
@@ -125,6 +127,7 @@ class _Bound:
         committer = Committer(store, parts.choose, parts.clock, parts.authority_fingerprint)
         self._resources = Resources(store, contexts, committer)
         operations = Operations(store, contexts, waiting, committer)
+        histories = Histories(store, parts.measured, parts.clock, parts.relay)
         self._general: Mapping[str, Handler] = {
             "whoami": Callers(parts.config.link_url).whoami,
             "operations.list": operations.list,
@@ -132,6 +135,7 @@ class _Bound:
             "operations.cancel": operations.cancel,
             "events": Events(store, door, waiting, parts.heartbeat_s).read,
             "watch": Watching(store, door, waiting, parts.heartbeat_s).watch,
+            "top": histories.top,
             "audit": Trail(store).overview,
             "audit.verify": Trail(store).verify,
         }
@@ -140,6 +144,7 @@ class _Bound:
             HostExtras(store, fleet, contexts, committer),
             Upload(store, contexts, committer, blobs=parts.blobs, limit_bytes=limit_bytes, entropy=parts.entropy),
             VmExtras(store, fleet, door, waiting),
+            histories,
         )
 
     def handler(self, route: Route) -> Handler:

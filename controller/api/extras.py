@@ -15,6 +15,7 @@ from controller.api.body import refuse_body
 from controller.api.call import Call, Contexts, Door, Handler
 from controller.api.commit import MUTATION_PARAMETERS, Committer
 from controller.api.console import bridge, require_upgrade
+from controller.api.history import Histories
 from controller.api.ports import Fleet, Session, Store
 from controller.api.query import integer, refuse_unknown
 from controller.api.render import answer
@@ -38,7 +39,7 @@ LOG_PARAMETERS = {"tail_bytes": f"how much of its end, 1 to {LOG_MOST_BYTES}"}
 
 
 def extras(
-    resources: Resources, hosts: "HostExtras", upload: Upload, vms: "VmExtras"
+    resources: Resources, hosts: "HostExtras", upload: Upload, vms: "VmExtras", histories: Histories
 ) -> dict[tuple[str, str], Handler]:
     """Return the handler of every extra, by kind and name. A gate test fails where a kind's extra has none."""
 
@@ -48,10 +49,12 @@ def extras(
     return {
         ("host", "token"): token,
         ("host", "audit"): hosts.audit,
+        ("host", "metrics"): histories.of(HOST),
         ("host", "repair"): hosts.repair,
         ("image", "content"): upload.receive,
         ("vm", "console"): vms.console,
         ("vm", "log"): vms.log,
+        ("vm", "metrics"): histories.of(VM),
         ("vm", "why"): vms.why,
     }
 

@@ -10,15 +10,17 @@ from common.codec import plain
 from common.errors import ERRORS, Problem
 from common.kinds import KINDS
 from common.kinds.kind import AnyKind, Resource, fields
-from controller.api import audit, events, extras, operations, watch
+from controller.api import audit, events, extras, history, operations, watch
 from controller.api.audit import Overview
 from controller.api.commit import KEY_HEADER, KEYED, MUTATION_PARAMETERS
+from controller.api.history import History, Tops
 from controller.api.preview import Preview
 from controller.api.query import LIST_PARAMETERS
 from controller.api.render import EventView, OperationOne, OperationView, WhoAmI
 from controller.api.routes import ROUTES, Route
 from controller.api.why import Why
 from controller.kinds.admission import NewResource, Patch
+from controller.metrics.catalogue import METRICS, Of
 from controller.store.rows import Verified
 
 Json = dict[str, Any]
@@ -30,7 +32,10 @@ QUERIES: Mapping[str, Mapping[str, str]] = {
     "watch": watch.PARAMETERS,
     "audit.verify": audit.VERIFY_PARAMETERS,
     "host.repair": extras.REPAIR_PARAMETERS,
+    "host.metrics": history.METRICS_PARAMETERS,
     "vm.log": extras.LOG_PARAMETERS,
+    "vm.metrics": history.METRICS_PARAMETERS,
+    "top": history.TOP_PARAMETERS,
 }
 """The query parameters of routes other than lists, by route name."""
 
@@ -128,7 +133,22 @@ def _is_mutation(route: Route) -> bool:
     return route.action in _CHANGES or route.name in _ACCEPTED_EXTRAS
 
 
+def _history_schema(route: Route, name: str) -> Json:
+    of: Of = "host" if route.name == "host.metrics" else "vm"
+    metrics = [one.name for one in METRICS[of]]
+    schemas: Json = {
+        "metric": {"type": "array", "items": {"enum": metrics}},
+        "step": {"type": "integer", "minimum": history.LEAST_STEP_S, "maximum": history.MOST_SPAN_S},
+        "agg": {"enum": list(history.AGGREGATES)},
+        "of": {"enum": ["vms", "hosts"]},
+        "limit": {"type": "integer", "minimum": 1, "maximum": history.TOP_MOST},
+    }
+    return schemas.get(name) or {"type": "string"}
+
+
 def _parameter_schema(route: Route, name: str) -> Json:
+    if route.action == "top" or (route.extra and route.extra.name == "metrics"):
+        return _history_schema(route, name)
     if name == "kind" and route.action == "watch":
         return {"type": "array", "items": {"enum": [*(kind.name for kind in KINDS), watch.OPERATION]}}
     if name == "label":
@@ -230,6 +250,8 @@ def _general_success(route: Route) -> Json:
         case "watch":
             said = "put, gone, operation, bookmark and resync events without end."
             return {"200": {"description": said, "content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+        case "top":
+            return {"200": _json("Tops", "The newest figures, the busiest first.")}
         case "audit":
             return {"200": _json("Overview", "What the audits found, host by host.")}
         case "audit.verify":
@@ -249,6 +271,8 @@ def _extra_success(name: str, returns: str) -> Json:
         return {"101": {"description": "A websocket: binary frames both ways, problems as text frames."}}
     if returns != "application/json":
         return {"200": {"description": "The text.", "content": {returns: {"schema": {"type": "string"}}}}}
+    if name.endswith(".metrics"):
+        return {"200": _json("History", "The figures, one value a step.")}
     if name == "vm.why":
         return {"200": _json("Why", "How it stands and what it waits for.")}
     return {"200": _json("Audit", "Every difference between wish and reality.")}
@@ -281,7 +305,7 @@ def _problem_response(status: int) -> Json:
 
 
 def _schemas() -> Json:
-    views = (Overview, OperationOne, OperationView, EventView, Preview, Verified, WhoAmI, Why)
+    views = (History, Overview, OperationOne, OperationView, EventView, Preview, Tops, Verified, WhoAmI, Why)
     types: list[Any] = [Problem, *views, NewResource, Patch]
     for kind in KINDS:
         types += [kind.spec, kind.status, *(verb.takes for verb in kind.verbs if verb.takes.__struct_fields__)]

@@ -1,6 +1,6 @@
 """What the API needs of the rest of the controller, as Protocols: it imports neither the store's I/O nor the fleet."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -10,6 +10,8 @@ from common.ids import HostId, RequestId
 from common.protocol import AttachConsole, Order
 from common.refusal import Refusal
 from controller.kinds.admission import Admission
+from controller.metrics.codec import Floats
+from controller.metrics.history import Newest, Question
 from controller.scheduler.choose import Choice, Demand
 from controller.store.rows import Change, Event, EventQuery, Head, Verified
 from controller.store.working import WorkingSet
@@ -132,6 +134,18 @@ class Fleet(Protocol):
 
     def plan_repairs(self, host: HostId, differences: tuple[Any, ...], request: RequestId) -> RepairPlan:
         """Decide what is done about what an audit found."""
+        ...
+
+
+class Measured(Protocol):
+    """The history of machines and hosts."""
+
+    async def query(self, question: Question) -> Floats:
+        """Return (metrics, buckets); NaN where nothing is known."""
+        ...
+
+    def newest(self, since: float) -> Iterable[Newest]:
+        """Give the newest figures of everything that was heard of since a moment."""
         ...
 
 

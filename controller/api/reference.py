@@ -16,6 +16,8 @@ from controller.api.metrics import HTTP, METRICS, Shown
 from controller.api.openapi import QUERIES
 from controller.api.query import LIST_PARAMETERS
 from controller.api.routes import ROUTES, Route
+from controller.metrics.catalogue import METRICS as METRICS_OF
+from controller.metrics.catalogue import Of
 
 _MADE = "<!-- made from the code: change it there -->"
 
@@ -41,6 +43,11 @@ names the smallest change that would fit; `request` is the id to look for in the
 _METRIC_WORDS = """`GET /metrics` gives Prometheus' text format. It needs no token, since the API listens on loopback by
 default; with `api.metrics_open = false` it takes a token of project `system` (a reader will do). Besides these there
 are Python's own `process_…` and `python_…`."""
+
+_HISTORY_WORDS = """`GET /v1/projects/{project}/vms/{name}/metrics` and `GET /v1/hosts/{name}/metrics` give these
+over any span (`skerry vm metrics`, `skerry host metrics`), `GET /v1/top` the newest of all (`skerry top`). A value is
+of a step of time: its mean, its highest or its last. Figures are kept to 1 part in 512; of a counter, whose growth is
+shown, the moment in which it began anew is left out."""
 
 _API_WORDS = """Everything is JSON under `/v1`. The whole of it, with every field, is in `/openapi.json` (OpenAPI 3.1).
 
@@ -76,6 +83,8 @@ _API_WORDS = """Everything is JSON under `/v1`. The whole of it, with every fiel
 - **History**: every change is an event, with who asked for it, the spec before and after, and as `result` how it was
   answered (accepted, denied, conflict) and how it ended (done, failed, cancelled). Events are chained by hashes;
   `GET /v1/audit/verify` says whether any was changed, removed, inserted or moved since.
+- **Figures**: what a machine used, over any span and at any resolution, is at `…/vms/{name}/metrics`; see
+  [metrics](metrics.md#history).
 - **Auditing**: all the time each host is asked what is on it, and that is held against what should be
   (`audit.every_s`); `GET /v1/audit` says what was found and since when. `POST /v1/hosts/{name}/repair` repairs what an
   audit finds now; with `dry_run=true` it shows the plan, whose name `plan` it takes back.
@@ -246,7 +255,28 @@ def metrics_page() -> str:
                     for shown in (*METRICS, HTTP)
                 ],
             ),
+            "# History",
+            _HISTORY_WORDS,
+            "## Of a machine",
+            _history_table("vm"),
+            "## Of a host",
+            _history_table("host"),
         ]
+    )
+
+
+def _history_table(of: Of) -> str:
+    return _table(
+        ("metric", "unit", "what it says", "from"),
+        [
+            (
+                f"`{one.name}`",
+                one.unit,
+                one.summary,
+                f"`{one.field}`" + (", its growth a second" if one.counter else ""),
+            )
+            for one in METRICS_OF[of]
+        ],
     )
 
 

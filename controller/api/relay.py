@@ -59,6 +59,24 @@ class Relay:
 
         return relayed
 
+    async def ask_all(self, call: Call) -> dict[str, bytes | None]:
+        """Ask all other controllers what this one was asked; None where one gave no answer that means anything.
+
+        What was passed on by one of them is answered here alone.
+        """
+        if call.request.headers.get(RELAYED):
+            return {}
+        urls = [one.url for one in self._store.seen.controllers() if one.id != self._me and one.alive]
+        return dict(zip(urls, await asyncio.gather(*(self._ask(call, url) for url in urls)), strict=True))
+
+    async def _ask(self, call: Call, url: str) -> bytes | None:
+        try:
+            found = await self._pass(call, url)
+        except Temporary as err:
+            log.warning("another controller not asked", url=url, problem=err.detail)
+            return None
+        return bytes(found.body) if found.status == 200 and isinstance(found.body, bytes) else None
+
     def _elsewhere(self, call: Call, kind: str) -> str | None:
         """Return the address of another controller that has the link of a thing's host; None: it is asked here."""
         seen = self._store.seen
@@ -71,7 +89,7 @@ class Relay:
             return None
         return next((one.url for one in seen.controllers() if one.id == link.controller and one.alive), None)
 
-    async def _pass(self, call: Call, url: str) -> web.StreamResponse:
+    async def _pass(self, call: Call, url: str) -> web.Response:
         limit = aiohttp.ClientTimeout(total=ANSWER_LIMIT_S, sock_connect=CONNECT_LIMIT_S)
         async with self._asking(url, limit) as http, http.get(_target(call, url), headers=_headers(call)) as answer:
             body = await answer.read()

@@ -9,7 +9,7 @@ from common.kinds.kind import AnyKind, Extra, Role, Scope, Verb
 Action = Literal[
     "list", "create", "show", "change", "delete", "verb", "extra",
     "operations.list", "operations.show", "operations.cancel",
-    "events", "watch", "audit", "audit.verify", "whoami", "openapi", "health", "ready", "metrics",
+    "events", "watch", "audit", "audit.verify", "top", "whoami", "openapi", "health", "ready", "metrics",
 ]  # fmt: skip
 
 
@@ -113,6 +113,7 @@ GENERAL = (
         method="GET", path="/v1/watch", action="watch",
         summary="Follow things and operations as they change (text/event-stream), from any revision on.",
     ),
+    Route(method="GET", path="/v1/top", action="top", summary="Show the newest figures of machines or hosts."),
     Route(
         method="GET", path="/v1/audit", action="audit",
         summary="Show what the last audit of each host found (project system).",

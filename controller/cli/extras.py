@@ -8,7 +8,7 @@ import click
 
 from common.kinds import KINDS, kind_named
 from common.kinds.kind import AnyKind, Extra
-from controller.cli.parts import Ordered, common_options, dry_run_option, examples, name_argument, wait_options
+from controller.cli.parts import Ordered, common_options, dry_run_option, examples, name_argument, sample, wait_options
 from controller.cli.session import form, talk
 
 if TYPE_CHECKING:
@@ -137,6 +137,42 @@ def image_upload(kind: AnyKind, extra: Extra) -> click.Command:
     )
 
 
+# --- history ------------------------------------------------------------------------------------------------------
+
+
+def metrics(kind: AnyKind, extra: Extra) -> click.Command:
+    """Return `skerry KIND metrics NAME`."""
+
+    def run(*, name: str, metric: tuple[str, ...], start: str, end: str, step: int | None, agg: str) -> None:
+        from controller.cli.metrics import Wanted, show  # noqa: PLC0415
+
+        wanted = Wanted(metrics=metric, start=start, end=end, step=step, agg=agg)
+        talk(lambda client: show(client, client.path(kind, name, extra.name), wanted))
+
+    word = f"skerry {kind.name} metrics {sample(kind)}"
+    return click.Command(
+        "metrics",
+        callback=run,
+        short_help=extra.summary,
+        help=f"{extra.summary} A line for each metric, or a chart of each that is named with --metric. What is gone is "
+        f"found by its id.\n\n{examples(word, f'{word} --metric cpu --from -1d', f'{word} --from -7d -o json')}",
+        params=[
+            name_argument(kind),
+            click.Option(["--metric"], multiple=True, metavar="METRIC", help="Draw this one (repeatable)"),
+            click.Option(["--from", "start"], default="-1h", metavar="WHEN", help="-90s, -1h, -7d, or a moment (-1h)"),
+            click.Option(["--to", "end"], default="now", metavar="WHEN", help="Likewise (now)"),
+            click.Option(["--step"], type=click.IntRange(min=1), metavar="SECONDS", help="From one value to the next"),
+            click.Option(
+                ["--agg"],
+                type=click.Choice(["avg", "max", "last"]),
+                default="avg",
+                help="What a value says of its step (default avg)",
+            ),
+            *common_options(kind),
+        ],
+    )
+
+
 # --- vm -----------------------------------------------------------------------------------------------------------
 
 
@@ -211,10 +247,12 @@ def vm_why(kind: AnyKind, extra: Extra) -> click.Command:
 EXTRAS: dict[tuple[str, str], Build] = {
     ("host", "token"): host_token,
     ("host", "audit"): host_audit,
+    ("host", "metrics"): metrics,
     ("host", "repair"): host_repair,
     ("image", "content"): image_upload,
     ("vm", "console"): vm_console,
     ("vm", "log"): vm_log,
+    ("vm", "metrics"): metrics,
     ("vm", "why"): vm_why,
 }
 """Which extra is which command."""

@@ -17,7 +17,7 @@ from controller.cli.parts import (
     sample,
     wait_options,
 )
-from controller.cli.session import talk
+from controller.cli.session import form, talk
 
 if TYPE_CHECKING:
     from controller.cli.answers import Accepted, Many, One
@@ -119,8 +119,15 @@ def show_command(kind: AnyKind) -> click.Command:
     def run(name: str) -> None:
         from controller.cli.render import print_resource  # noqa: PLC0415
 
-        one, _ = talk(lambda client: client.one(kind, name))
-        print_resource(one.resource, one.names)
+        async def work(client: "Client") -> None:
+            from controller.cli.metrics import print_last_hour  # noqa: PLC0415
+
+            one, _ = await client.one(kind, name)
+            print_resource(one.resource, one.names)
+            if form() == "table" and any(extra.name == "metrics" for extra in kind.extras):
+                await print_last_hour(client, kind, name)
+
+        talk(work)
 
     return click.Command(
         "show",

@@ -56,6 +56,12 @@ def _status() -> click.Command:
     return status_command()
 
 
+def _top() -> click.Command:
+    from controller.cli.top import command  # noqa: PLC0415
+
+    return command()
+
+
 def _operation() -> click.Command:
     from controller.cli.operations import group  # noqa: PLC0415
 
@@ -84,6 +90,7 @@ Build = Callable[[], click.Command]
 
 EVERYDAY: dict[str, tuple[str, Build]] = {
     "status": ("How the cloud is: hosts, machines by state, what is blocked.", _status),
+    "top": ("What machines or hosts use just now, the busiest first.", _top),
     "console": ("Attach to a machine's serial console.", _console),
     "why": ("Why a thing is not as wished, and the smallest change that would help.", _why),
     "events": ("What happened, and (--follow) what happens now.", _events),

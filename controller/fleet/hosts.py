@@ -41,13 +41,13 @@ from controller.fleet.audit import Difference, compare
 from controller.fleet.lies import Lie, Lies, is_late, judge
 from controller.fleet.repair import Plan, plan_repairs
 from controller.fleet.sessions import Session, Sessions, Told
+from controller.metrics.intake import SLOT_S, UNKEPT, Measures
 from controller.pki.authority import Authority
 from controller.store.rows import EPOCH, Change, Document, Enrolment, Event, Link, Put
 from controller.store.store import Store
 
 log = structlog.get_logger(__name__)
 
-METRICS_EVERY_S = 5.0
 MOST_STEPS = 24
 """Of one document that a host may tell of."""
 
@@ -116,7 +116,9 @@ class Hosts:
         changed: Changed,
         poke: Poke,
         links: Links = ALONE,
+        measures: Measures = UNKEPT,
     ) -> None:
+        self._measures = measures
         self._links = links
         self._linked: set[HostId] = set()
         """The hosts that were noted as connected here."""
@@ -213,7 +215,7 @@ class Hosts:
             controller_version=self._version,
             host_name=row.name,
             send_reports=anew or not view.reported or reports_digest(view.reports.values()) != hello.observed_digest,
-            metrics_every_s=METRICS_EVERY_S,
+            metrics_every_s=SLOT_S,
             urls=tuple(sorted({one.url for one in self._seen.controllers()})),
             epoch=self._seen.fact(EPOCH),
             anew=anew,
@@ -292,7 +294,7 @@ class Hosts:
 
     async def _sum_up_lies(self) -> None:
         while True:
-            await asyncio.sleep(METRICS_EVERY_S)
+            await asyncio.sleep(SLOT_S)
             try:
                 await self._lies.sum_up()
             except SkerryError as err:
@@ -420,13 +422,23 @@ class Hosts:
         return document is not None and document.gone and report.done and report.revision == document.revision
 
     async def _metrics(self, host: HostId, message: Metrics) -> None:
-        placed = {one.owner for one in self._seen.placed_on(host)}
-        own = tuple({guest.vm: guest for guest in message.guests if guest.vm in placed}.values())
+        """Take in figures of the host and of the machines that are placed on it."""
+        placed = {one.owner for one in self._seen.placed_on(host) if one.owner.startswith("vm-")}
+        if not all(guest.vm in placed for guest in message.guests):
+            await self._note_claims(host, message)
+            own = tuple(guest for guest in message.guests if guest.vm in placed)
+            message = msgspec.structs.replace(message, guests=own)
+        taken = self._measures.take(host, message)
+        if taken.metrics:
+            self._seen.host(host).metrics = taken.metrics
+        if taken.refused:
+            await self._lies.told(host, "figures", taken.refused)
+
+    async def _note_claims(self, host: HostId, message: Metrics) -> None:
         for guest in message.guests:
             there = self._seen.placement(guest.vm)
             if there and there.host != host and self._seen.document(host, DocKey(f"domain/{guest.vm}")) is None:
                 await self._lies.told(host, "claim", f"figures of {guest.vm}, which is elsewhere")
-        self._seen.host(host).metrics = msgspec.structs.replace(message, guests=own)
 
     async def _event(self, host: HostId, message: HostEvent) -> None:
         document = self._seen.document(host, DocKey(message.subject)) if message.subject else None

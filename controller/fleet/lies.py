@@ -31,7 +31,18 @@ QUIET_S = 60.0
 DETAIL_CHARACTERS = 300
 
 Lie = Literal[
-    "claim", "unknown", "mistyped", "future", "replay", "event", "unreadable", "flood", "twin", "past", "survey"
+    "claim",
+    "unknown",
+    "mistyped",
+    "future",
+    "replay",
+    "event",
+    "unreadable",
+    "flood",
+    "twin",
+    "past",
+    "survey",
+    "figures",
 ]
 
 WORDS: dict[Lie, str] = {
@@ -46,6 +57,7 @@ WORDS: dict[Lie, str] = {
     "twin": "is two machines that use one certificate",
     "past": "knows documents that are newer than the database",
     "survey": "answered a survey with what can't be",
+    "figures": "sent figures that can't be",
 }
 
 

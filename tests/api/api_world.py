@@ -32,11 +32,14 @@ from controller.config import Config
 from controller.fleet.audit import Difference
 from controller.fleet.repair import Plan, plan_repairs
 from controller.loop.loop import Loop
+from controller.metrics.history import History
+from controller.metrics.shelf import Keep
 from controller.store.blobs import Blobs
 from controller.store.database import migrate, open_database
 from controller.store.store import Feed, Store
 from controller.store.writer import GroupWriter
 
+KEEP = Keep(raw_s=6 * 3600, minute_s=7 * 86400, hour_s=366 * 86400, most_bytes=1 << 30)
 FINGERPRINT = "ab" * 32
 P = "/v1/projects"
 
@@ -167,6 +170,7 @@ class World:
         self.unready: tuple[str, ...] = ()
         self.tokens: dict[str, str] = {}
         self.client: TestClient[Any, Any]
+        self.history: History
         self._names = (f"k{number}" for number in itertools.count())
 
     async def call(
@@ -299,11 +303,15 @@ async def world(directory: Path, config: Config | None = None, **parts: Any) -> 
             made.tokens["root"] = token.reveal()
             loop.start([])
             running = tasks.create_task(loop.run())
+            history = History(directory / "metrics", KEEP, clock)
+            await history.open()
+            made.history = history
             app = make_app(
                 Parts(
                     store=store,
                     fleet=made.fleet,
                     blobs=made.blobs,
+                    measured=history,
                     choose=loop.inventory.would_choose,
                     readiness=lambda: made.unready,
                     config=config or Config(),
@@ -316,6 +324,7 @@ async def world(directory: Path, config: Config | None = None, **parts: Any) -> 
             async with TestClient(TestServer(app), cookie_jar=jar) as made.client:
                 yield made
             running.cancel()
+            await history.close()
             for host in made.fleet.hosts.values():
                 for console in host.consoles:
                     console.close("the test ends")

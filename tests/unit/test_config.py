@@ -70,7 +70,7 @@ def test_an_unknown_section_is_named_with_those_there_are() -> None:
         parse("[logs]\nlevel = 'info'\n", "c.toml")
 
     assert "[logs]" in caught.value.detail
-    assert "controller, api, link, audit, log" in caught.value.detail
+    assert "controller, api, link, audit, metrics, log" in caught.value.detail
     assert "did you mean log?" in caught.value.fix
 
 
