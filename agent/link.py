@@ -293,16 +293,19 @@ class _Session:
                     await self._ws.send_bytes(raw)
             except (TimeoutError, OSError) as err:
                 return self._end(f"the controller took nothing for {SEND_LIMIT_S:g} s: {type(err).__name__} {err}")
-            await self._loop.delivered(parcel.reports)
+            try:
+                await self._loop.delivered(parcel.reports)
+            except SkerryError as err:
+                return self._end(f"what is gone could not be forgotten: {err.detail}")  # it is said at the next hello
 
     async def _take_documents(self) -> None:
         while (batch := await self._batches.get()) is not None:
             try:
                 changed = await self._memory.apply(batch)
-            except Exception:
+            except SkerryError as err:
                 # Without this session the digests are compared anew, and what could not be saved is sent again.
-                log.exception("documents not saved")
-                self._end("documents could not be saved; see the log")
+                log.warning("documents not saved", error=err.detail, fix=err.fix)
+                self._end(f"documents could not be saved: {err.detail}")
                 continue
             self._loop.changed(changed)
 

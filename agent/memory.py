@@ -22,7 +22,7 @@ import structlog
 from agent.kinds.unit import UnitKey, Wish, unit_of
 from common.codec import from_pack, to_pack
 from common.documents import Desired, DocKey
-from common.errors import Invalid
+from common.errors import Invalid, Temporary
 from common.faults import Faults
 from common.ids import Revision
 from common.protocol import DesiredBatch, digest
@@ -133,36 +133,44 @@ class Memory:
         """Return a fact by name, "" where it was never written."""
         return self._view.facts.get(name, "")
 
-    # --- writing ------------------------------------------------------------------------------------------------
+    # --- writing (raises Temporary where nothing could be saved: a full disk) -------------------------------------
 
     async def apply(self, batch: DesiredBatch) -> frozenset[UnitKey]:
         """Save what is newer than what is known, in one commit, and return the units it changed."""
-        changed = await self._lane(lambda: self._apply(batch.items))
+        changed = await self._save(lambda: self._apply(batch.items))
         self._note_strangers(batch)
         return changed
 
     async def mark(self, unit: UnitKey, name: str, value: str | None) -> None:
         """Write down a fact about a unit; None wipes it."""
-        await self._lane(lambda: self._mark(unit, name, value))
+        await self._save(lambda: self._mark(unit, name, value))
 
     async def forget(self, done: Iterable[tuple[DocKey, Revision]]) -> None:
         """Drop these tombstones, which are done and reported. One that has changed since then stays."""
         wanted = tuple(done)
-        await self._lane(lambda: self._forget(wanted))
+        await self._save(lambda: self._forget(wanted))
 
     async def write_fact(self, name: str, value: str) -> None:
         """Write a fact of the host (its name)."""
         if self.fact(name) != value:
-            await self._lane(lambda: self._write_fact(name, value))
+            await self._save(lambda: self._write_fact(name, value))
 
     async def begin_anew(self, epoch: str) -> None:
         """Keep everything, and take it for older than whatever comes: the controller has another past, of this name."""
-        await self._lane(lambda: self._begin_anew(epoch))
+        await self._save(lambda: self._begin_anew(epoch))
 
     async def close(self) -> None:
         """Let what is being written end, and close the file."""
         await self._lane(self._database.close)
         self._lane.close()
+
+    async def _save(self, work: Callable[[], T]) -> T:
+        try:
+            return await self._lane(work)
+        except sqlite3.Error as err:
+            raise Temporary(
+                f"the agent's memory can't be written: {err}", fix="see to the disk that holds [agent] state_dir"
+            ) from err
 
     # --- in the lane --------------------------------------------------------------------------------------------
 

@@ -237,7 +237,7 @@ def _keep(settings: Config) -> Keep:
 
 
 def _unready(loop: Loop) -> tuple[str, ...]:
-    late = system_clock() - loop.turned_at
+    late = loop.late_s()
     return (f"the loop has not turned for {late:.0f} s",) if late > LOOP_HANGS_AFTER_S else ()
 
 

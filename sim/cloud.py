@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from common.errors import Conflict, NotFound
-from common.ids import Id, RequestId, child_id
+from common.ids import HostId, Id, RequestId, child_id
 from common.kinds import kind_named
 from common.kinds.kind import SYSTEM_PROJECT, AnyResource, Role
 from controller.auth.caller import Caller
@@ -39,6 +39,8 @@ class Cloud:
         self.world = world
         self.deleted: set[Id] = set()
         """Every id whose deletion was asked for: nothing else may ever be destroyed."""
+        self.liars: set[HostId] = set()
+        """Hosts that lied: what is on them, nobody knows."""
 
     @property
     def seen(self) -> WorkingSet:

@@ -29,6 +29,10 @@ class Machine:
         self.powered = True
         self.hiccups = 0
         """So many of the next steps fail for now, as foreign calls do."""
+        self.pool_full = False
+        """No disk and no image can be written."""
+        self.state_full = False
+        """Nor can the agent's memory."""
         self.boots = 1
         self.kernel = Kernel()
         self.guests = Guests(self.kernel, self.has_disk, clock)
@@ -72,6 +76,11 @@ class Machine:
 
     # --- the pool ---------------------------------------------------------------------------------------------------
 
+    def need_room(self) -> None:
+        """Raise Temporary where the pool is full."""
+        if self.pool_full:
+            raise Temporary("the pool has no room left")
+
     def has_disk(self, name: str) -> bool:
         """Say whether a finished disk of this name exists."""
         return name in self.disks
@@ -81,6 +90,7 @@ class Machine:
         name = names.volume_file(volume)
         if name in self.disks:
             return
+        self.need_room()
         self.parts.add(names.part(name))
         halfway("disk-part")
         self.parts.discard(names.part(name))

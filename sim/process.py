@@ -24,6 +24,7 @@ from common.protocol import (
     Found,
     Hello,
     HostEvent,
+    Metrics,
     Refused,
     Reports,
     Up,
@@ -64,12 +65,15 @@ class SimAuthority:
 class Controller:
     """One life of the controller's process."""
 
-    def __init__(self, engine: Engine, authority: SimAuthority, clock: Clock, faults: Faults, number: int) -> None:
+    def __init__(
+        self, engine: Engine, authority: SimAuthority, *, clock: Clock, timer: Clock, faults: Faults, number: int
+    ) -> None:
         self.feed = Feed()
         self._writer = InlineWriter(engine, clock, self.feed.committed, faults)
         self.store = Store(self._writer, self.feed)
         self._authority = cast(Authority, authority)
         self._clock = clock
+        self._timer = timer
         self._faults = faults
         self._number = number
         self.sessions = Sessions()
@@ -79,7 +83,7 @@ class Controller:
     async def boot(self) -> None:
         """Load what the database holds and go on."""
         rows = await self.store.load(alone=True)
-        self.loop = Loop(self.store, self._clock, self._faults, worker=f"ctl-{self._number:012d}")
+        self.loop = Loop(self.store, self._clock, self._faults, f"ctl-{self._number:012d}", self._timer)
         self.hosts = Hosts(
             self.store,
             self._authority,
@@ -126,10 +130,15 @@ class Controller:
         session.ended.set()
 
     async def take(self, session: Session, body: bytes) -> None:
-        """Take in what a host said."""
-        message = _up.decode(body)
-        assert isinstance(message, Reports | HostEvent)
-        await self.hosts.received(session, message)
+        """Take in what a host said, as `controller.fleet.link` does."""
+        try:
+            message = _up.decode(body)
+            assert isinstance(message, Reports | HostEvent | Metrics)
+            await self.hosts.received(session, message)
+        except msgspec.DecodeError as err:
+            session.close(f"sent what can't be read: {err}")
+        except SkerryError as err:
+            session.close(f"could not be taken in: {err.detail}")
 
     async def frames(self, session: Session) -> tuple[bytes, ...]:
         """Return the frames that wait to be sent."""
@@ -160,6 +169,7 @@ class Agent:
         host: HostId,
         *,
         clock: Clock,
+        timer: Clock,
         faults: Faults,
         chance: Callable[[], float],
         fetch: Callable[[str], bool],
@@ -167,6 +177,7 @@ class Agent:
         self.machine = machine
         self.host = host
         self._clock = clock
+        self._timer = timer
         self._faults = faults
         self._chance = chance
         self._fetch = fetch
@@ -194,17 +205,24 @@ class Agent:
             kinds=self._kinds,
             sink=self._sink,
             clock=self._clock,
-            timer=self._clock,
+            timer=self._timer,
             chance=self._chance,
             faults=self._faults,
         )
+        self.mind_the_disk()
         self.machine.guests.ended = lambda vm: self.loop.poke(f"domain/{vm}")  # type: ignore[arg-type]
+
+    def mind_the_disk(self) -> None:
+        """Let SQLite refuse every write where the disk is full."""
+        full = "ON" if self.machine.state_full else "OFF"
+        self.memory._database.execute(f"PRAGMA query_only = {full}")
 
     def _sink(self, report: Report) -> None:
         self._waiting[report.key] = report
 
     async def work(self) -> int:
         """Turn every unit that is due now; returns the number of turns."""
+        self.mind_the_disk()
         turns = 0
         while due := self.loop.due():
             for unit in due:
@@ -234,14 +252,25 @@ class Agent:
         self._waiting = {report.key: report for report in words} | self._waiting
         self._full = welcome.send_reports
 
-    async def take(self, body: bytes) -> None:
-        """Take in what the controller sent."""
+    async def take(self, body: bytes) -> bool:
+        """Take in what the controller sent; False: it could not be saved, and the link has to end."""
         message = _down.decode(body)
         assert isinstance(message, DesiredBatch)
-        self.loop.changed(await self.memory.apply(message))
+        self.mind_the_disk()
+        try:
+            changed = await self.memory.apply(message)
+        except SkerryError:
+            return False
+        self.loop.changed(changed)
+        return True
 
-    async def say(self, send: Callable[[bytes], None]) -> None:
-        """Send what waits to be sent."""
+    def next_number(self) -> int:
+        """Number the next message of reports."""
+        self._number += 1
+        return self._number
+
+    async def say(self, send: Callable[[bytes], None]) -> bool:
+        """Send what waits to be sent; False: the link has to end."""
         for event in self._events:
             send(to_pack(event))
         self._events.clear()
@@ -249,10 +278,14 @@ class Agent:
             group = next(cut(self._waiting.values()), ())
             for report in group:
                 del self._waiting[report.key]
-            self._number += 1
-            send(to_pack(Reports(number=self._number, reports=group, full=self._full)))
+            send(to_pack(Reports(number=self.next_number(), reports=group, full=self._full)))
             self._full = False
-            await self.loop.delivered(group)
+            self.mind_the_disk()
+            try:
+                await self.loop.delivered(group)
+            except SkerryError:
+                return False
+        return True
 
     async def survey(self) -> tuple[Found, ...]:
         """List everything on the machine."""

@@ -75,6 +75,7 @@ class SimVolumes:
             case volume_plan.FetchImage(image=image):
                 if not self._fetch(image.digest):
                     raise Temporary(f"image {image.digest[:19]} can't be fetched: no controller")
+                self._machine.need_room()
                 self._machine.images.add(image.digest)
             case volume_plan.MakeDisk():
                 self._machine.make_disk(step.volume, step.size_gib, step.over, self._faults.reached)

@@ -28,13 +28,13 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 class Wire:
-    """One connection. `accidents` befall the next frames."""
+    """One connection. `accidents` befall the next frames; None: nothing does."""
 
     def __init__(self, clock: Clock, delay: Callable[[], float]) -> None:
         self._clock = clock
         self._delay = delay
         self._frames: list[Frame] = []
-        self.accidents: list[Accident] = []
+        self.accidents: list[Accident | None] = []
         self.cut = False
         self.breaks_at: float | None = None
 
@@ -82,6 +82,11 @@ class Wire:
         self.cut = True
         self._frames.clear()
         self._break_later()
+
+    def break_now(self) -> None:
+        """Cut the connection, and let both ends notice at once, as when a process dies and its kernel says so."""
+        self.pull()
+        self.breaks_at = self._clock()
 
     def next_at(self) -> float | None:
         """Return when something happens next."""

@@ -14,6 +14,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import update
 
+from common.errors import SkerryError
 from common.faults import Died, Faults
 from common.ids import HostId
 from common.protocol import Welcome
@@ -22,6 +23,7 @@ from controller.fleet.sessions import Session
 from controller.store import rows
 from controller.store.tables import fact
 from sim.database import memory_engine
+from sim.lies import Lie, forged_hello, messages
 from sim.machine import Machine
 from sim.process import Agent, Controller, SimAuthority
 from sim.wire import Wire
@@ -56,6 +58,10 @@ class Node:
         self.dials_at = 0.0
         self.cut_off = False
         """No link can be made until it is healed."""
+        self.ahead_s = 0.0
+        """Its clock is this far ahead of the world's; what is measured by a timer is not."""
+        self.lies: list[Lie] = []
+        """What it says besides, or instead, next."""
 
 
 class World:
@@ -69,6 +75,8 @@ class World:
         self._ashes: list[Node] = []
         self.controller: Controller | None = None
         self.deaths = 0
+        self.ahead_s = 0.0
+        """The controller's clock is this far ahead of the world's."""
         self._directory = directory
         self._engine = memory_engine()
         self._authority = SimAuthority()
@@ -79,6 +87,13 @@ class World:
     def clock(self) -> float:
         """Give the world's time."""
         return self.now
+
+    def _clock_of(self, node: Node) -> float:
+        return self.now + node.ahead_s
+
+    def controllers_clock(self) -> float:
+        """Give the time that the controller's clock shows."""
+        return self.now + self.ahead_s
 
     def close(self) -> None:
         """End the world."""
@@ -138,8 +153,7 @@ class World:
         for node in (*self.nodes.values(), *self._ashes):
             node.session = None
             if node.wire:
-                node.wire.pull()
-                node.wire.breaks_at = self.now  # the dead process's kernel resets its connections
+                node.wire.break_now()
 
     def backup(self) -> bytes:
         """Copy the database."""
@@ -172,8 +186,7 @@ class World:
         node.agent = None
         node.agent_starts_at = self.now + RESTART_S
         if node.wire:
-            node.wire.pull()
-            node.wire.breaks_at = self.now
+            node.wire.break_now()
 
     def cut_power(self, name: str) -> None:
         """Pull a machine's plug; it boots again after a while."""
@@ -191,17 +204,26 @@ class World:
         if self.controller is None and self._controller_starts_at <= self.now:
             self._lives += 1
             self.controller = Controller(
-                self._engine, self._authority, self.clock, self._faults("controller"), self._lives
+                self._engine,
+                self._authority,
+                clock=self.controllers_clock,
+                timer=self.clock,
+                faults=self._faults("controller"),
+                number=self._lives,
             )
             started = True
-            self._try(Controller.boot)
+            try:
+                self._try(Controller.boot)
+            except SkerryError:
+                self.kill_controller()  # it ends with an error, and is started again
         for node in self.nodes.values():
             if node.agent is None and node.agent_starts_at <= self.now:
                 node.machine.powered = True
                 node.agent = Agent(
                     node.machine,
                     node.host,
-                    clock=self.clock,
+                    clock=partial(self._clock_of, node),
+                    timer=self.clock,
                     faults=self._faults(node.machine.name),
                     chance=self.random.random,
                     fetch=lambda _digest: self.controller is not None,
@@ -255,7 +277,7 @@ class World:
             dialled = True
             node.dials_at = self.now + REDIAL_S
             peer = Peer(host=node.host, serial=node.serial, expires_at=1e12)
-            hello = node.agent.hello()
+            hello = forged_hello(node.agent.hello(), node.lies, self.controller.store.seen)
             try:
                 session, answer = self.within_controller(Controller.greet, peer, hello)
             except Lost:
@@ -274,17 +296,20 @@ class World:
                 continue
             if node.session and self.controller and not wire.cut:
                 if node.session.reason:
-                    wire.pull()
-                    wire.breaks_at = self.now
+                    wire.break_now()
                     talked = True
                     continue
                 for body in self.within_controller(Controller.frames, node.session):
                     wire.send("down", body)
-            if node.agent:
-                self.within_agent(node, Agent.say, partial(wire.send, "up"))
+            if node.agent and self.within_agent(node, Agent.say, partial(wire.send, "up")) is False:
+                wire.break_now()
+            if node.lies and node.agent and self.controller:
+                for body in messages(node.lies, node.host, self.controller.store.seen, node.agent.next_number):
+                    wire.send("up", body)
             while node.agent and (down := wire.arrived("down")) is not None:
                 talked = True
-                self.within_agent(node, Agent.take, down)
+                if self.within_agent(node, Agent.take, down) is False:
+                    wire.break_now()
             while node.session and self.controller and (up := wire.arrived("up")) is not None:
                 talked = True
                 self._try(Controller.take, node.session, up)

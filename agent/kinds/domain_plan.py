@@ -186,6 +186,8 @@ def _plan_active(turn: _Turn, domain: LiveDomain) -> Outcome:
     if doc.power == "stopped" or rebooting:
         return _plan_power_off(turn, domain)
     asked = _asked_at(turn, domain)
+    if asked is not None and asked > turn.now:
+        return _ask_now(turn, domain)
     if asked is not None and turn.now < asked + doc.stop_grace_s:
         return _wait_on(turn, domain, "powering off as asked before, then starting again", asked + doc.stop_grace_s)
     for mark in (STOP_ASKED, STOPPED_BY_GUEST):
@@ -218,24 +220,30 @@ def _plan_power_off(turn: _Turn, domain: LiveDomain) -> Outcome:
     asked = _asked_at(turn, domain)
     if doc.stop_grace_s == 0:
         return Do(Destroy(vm=doc.id), "cutting the power")
-    if asked is None:
-        return Mark(name=STOP_ASKED, value=f"{turn.now:.3f}")
+    if asked is None or asked > turn.now:
+        return _ask_now(turn, domain)
     end = asked + doc.stop_grace_s
     if turn.now >= end:
         return Do(Destroy(vm=doc.id), f"cutting the power: it did not power off in {doc.stop_grace_s} s")
     if domain.activity == "paused" and domain.cause != "busy":
         return Do(Resume(vm=doc.id), "letting it run on, so that it can power off")
-    if seen.pressed_at is None or turn.now >= seen.pressed_at + PRESS_AGAIN_S:
+    if seen.pressed_at is None or not seen.pressed_at <= turn.now < seen.pressed_at + PRESS_AGAIN_S:
         return Do(PressPowerButton(vm=doc.id), "asking the guest to power off")
     return _wait_on(turn, domain, "powering off", min(end, seen.pressed_at + PRESS_AGAIN_S))
 
 
 def _asked_at(turn: _Turn, domain: LiveDomain) -> float | None:
-    """Return when the present run was asked to power off; what was asked of an earlier run does not count."""
-    mark = turn.marks.get(STOP_ASKED)
-    if mark is None or float(mark) < domain.started_at:
-        return None
-    return float(mark)
+    """Return when the present run was asked to power off; what was asked of an earlier run does not count.
+
+    That lies ahead where the clock was set back since: then the time the guest is given begins anew.
+    """
+    at, _, run = turn.marks.get(STOP_ASKED, "").partition(" ")
+    return float(at) if run == f"{domain.started_at:.3f}" else None
+
+
+def _ask_now(turn: _Turn, domain: LiveDomain) -> Mark:
+    """Write down when which run was asked: their order in time would say nothing, since a clock may be set back."""
+    return Mark(name=STOP_ASKED, value=f"{turn.now:.3f} {domain.started_at:.3f}")
 
 
 # --- off ----------------------------------------------------------------------------------------------------------
@@ -291,7 +299,7 @@ def _undefined_yet(turn: _Turn) -> Do[DomainStep] | None:
 
 def _crash_pause(starts: tuple[float, ...], now: float) -> float:
     """Return the seconds to wait before a guest that ended unasked is started again: 0, 2, 4, 8, … up to a minute."""
-    recent = [at for at in starts if now - at < CRASH_WINDOW_S]
+    recent = [at for at in starts if 0 <= now - at < CRASH_WINDOW_S]
     if len(recent) < 2:
         return 0
     return recent[-1] + min(MOST_CRASH_DELAY_S, 2.0 ** (len(recent) - 1)) - now

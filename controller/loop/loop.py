@@ -4,6 +4,7 @@ All that a turn knows is in the store: it may die at any line, and the next turn
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Literal
@@ -67,12 +68,17 @@ class _Found(msgspec.Struct, frozen=True):
 
 
 class Loop:
-    """Turns resources until each is as wished. `run` is the shell around `turn`; a simulator calls `drain`."""
+    """Turns resources until each is as wished. `run` is the shell around `turn`; a simulator calls `drain`.
 
-    def __init__(self, store: Store, clock: Clock, faults: Faults, worker: str) -> None:
+    `clock` is the time that plans are given and rows are stamped with; `timer` (monotonic seconds) is what turns are
+    scheduled by, so that a clock that is set anew delays nothing.
+    """
+
+    def __init__(self, store: Store, clock: Clock, faults: Faults, worker: str, timer: Clock = time.monotonic) -> None:
         self._store = store
         self._seen = store.seen
         self._clock = clock
+        self._timer = timer
         self._faults = faults
         self._worker = worker
         self._due = Due()
@@ -81,8 +87,7 @@ class Loop:
         self._blocked: set[Id] = set()
         self._wake = asyncio.Event()
         self.inventory = Inventory(store.seen)
-        self.turned_at = 0.0
-        """When the loop last took something or found nothing due: for readiness."""
+        self._turned_at = timer()
         store.listen(self._changed, others=self._followed)
 
     # --- what makes a resource due --------------------------------------------------------------------------------
@@ -104,9 +109,9 @@ class Loop:
         """Make a resource due now. Not `own`: another controller changed something, and is the first to look."""
         turn = self._whose(resource)
         if turn is Turn.THEIRS:
-            self._due.put(resource, self._clock() + LOOK_AGAIN_S)  # it may be mine by then
+            self._due.put(resource, self._timer() + LOOK_AGAIN_S)  # it may be mine by then
         elif turn is Turn.ANYONES and not own:
-            self._due.put(resource, self._clock() + OTHERS_FIRST_S)
+            self._due.put(resource, self._timer() + OTHERS_FIRST_S)
         elif resource in self._busy:
             self._again.add(resource)
         else:
@@ -187,17 +192,21 @@ class Loop:
         async with asyncio.TaskGroup() as group:
             while True:
                 self._wake.clear()
-                self.turned_at = self._clock()
+                self._turned_at = self._timer()
                 for row in await self._take():
                     await limit.acquire()
                     task = group.create_task(self._guarded(row))
                     task.add_done_callback(lambda _: limit.release())
                 await self._rest()
 
+    def late_s(self) -> float:
+        """Return the seconds since it last took something or found nothing due: for readiness."""
+        return self._timer() - self._turned_at
+
     async def _rest(self) -> None:
         """Wait for a poke or for the next due moment, a second at most (readiness shows a loop that hangs)."""
         at = self._due.next_at()
-        pause = 1.0 if at is None else min(1.0, max(0.0, at - self._clock()))
+        pause = 1.0 if at is None else min(1.0, max(0.0, at - self._timer()))
         if pause == 0.0:
             await asyncio.sleep(0)
             return
@@ -219,7 +228,7 @@ class Loop:
         return turns
 
     async def _take(self) -> tuple[QueueRow, ...]:
-        wanted = [one for one in self._due.pop(self._clock(), AT_ONCE) if not self._rests(one)]
+        wanted = [one for one in self._due.pop(self._timer(), AT_ONCE) if not self._rests(one)]
         if not wanted:
             return ()
         self._busy.update(wanted)
@@ -233,13 +242,13 @@ class Loop:
         for resource in set(wanted) - {row.resource for row in rows}:
             self._busy.discard(resource)
             if self._seen.get(resource) is not None:
-                self._due.put(resource, self._clock() + RETRY_S)
+                self._due.put(resource, self._timer() + RETRY_S)
         return rows
 
     def _rests(self, resource: Id) -> bool:
         """Say whether there is nothing to do here, and look again later."""
         if rests := self._whose(resource) is Turn.THEIRS or self._at_rest(resource):
-            self._due.put(resource, self._clock() + LOOK_AGAIN_S)
+            self._due.put(resource, self._timer() + LOOK_AGAIN_S)
         return rests
 
     def _at_rest(self, resource: Id) -> bool:
@@ -265,7 +274,7 @@ class Loop:
         except Exception:
             log.exception("turn failed", resource=row.resource)
             self._busy.discard(row.resource)
-            self._due.put(row.resource, self._clock() + 10 * RETRY_S)
+            self._due.put(row.resource, self._timer() + 10 * RETRY_S)
 
     async def turn(self, row: QueueRow) -> None:
         """Bring one resource as far as it goes now."""
@@ -299,11 +308,11 @@ class Loop:
                 break
             except SkerryError as err:
                 log.warning("step not taken", resource=resource, error=err.detail)
-                self._due.put(resource, self._clock() + RETRY_S)
+                self._due.put(resource, self._timer() + RETRY_S)
                 break
         else:
             log.error("plan does not come to rest", resource=resource, steps=MOST_STEPS)
-            self._due.put(resource, self._clock() + 10 * RETRY_S)
+            self._due.put(resource, self._timer() + 10 * RETRY_S)
         self._busy.discard(resource)
         if resource in self._again:
             self._again.discard(resource)
@@ -389,4 +398,4 @@ class Loop:
         finished = Finished(resource=subject.id, pokes=row.pokes, due_at=self._clock() + seconds)
         due_at = await self._store.conclude(conclusion, operations, finished)
         if due_at is not None:
-            self._due.put(subject.id, due_at)
+            self._due.put(subject.id, self._timer() + seconds if due_at else 0.0)

@@ -356,7 +356,7 @@ async def test_silence_instead_of_hello_is_not_waited_for_long(bench: Bench, mon
 
 
 async def test_a_flood_ends_the_session(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_server, "Allowance", lambda: Allowance(burst=50, per_s=1))
+    monkeypatch.setattr(link_server, "Allowance", lambda **_: Allowance(burst=50, per_s=1))
     async with bench.raw(await bench.joined()) as ws:
         await welcomed(ws, bench)
         frame = to_pack(HostEvent(at=1, subject="", action="noise", message=""))

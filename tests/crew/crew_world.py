@@ -112,8 +112,7 @@ class CrewWorld(World):
         for node in self.nodes.values():
             if self.at.get(node.machine.name) == name and node.wire:
                 node.session = None
-                node.wire.pull()
-                node.wire.breaks_at = self.now  # the dead process's kernel resets its connections
+                node.wire.break_now()
 
     def kill_controller(self) -> None:
         """kill -9 all of them."""
@@ -199,8 +198,7 @@ class CrewWorld(World):
         talked, name = False, self.at[node.machine.name]
         if node.session and self.controllers[name] and not wire.cut:
             if node.session.reason:
-                wire.pull()
-                wire.breaks_at = self.now
+                wire.break_now()
                 return True
             for body in self.within(name, Controller.frames, node.session):
                 wire.send("down", body)

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -123,6 +124,7 @@ class LiveHost:
             self.machine,
             self.host,
             clock=system_clock,
+            timer=time.monotonic,
             faults=Faults(),
             chance=random.random,
             fetch=lambda _digest: True,

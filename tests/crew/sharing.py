@@ -133,7 +133,7 @@ class SharingController(Controller):
             since=self._clock(),
             alive=True,
         )
-        self.loop = Loop(self.store, self._clock, self._faults, worker=me.id)
+        self.loop = Loop(self.store, self._clock, self._faults, worker=me.id, timer=self._clock)
         self.crew = Crew(self.store, me, self.sessions, self._clock, lambda: self.loop.busy)
         self.hosts = Hosts(
             self.store,

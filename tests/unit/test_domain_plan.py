@@ -184,8 +184,8 @@ def test_restart_never_starts_again_on_a_new_wish() -> None:
 def test_stop_asks_first_and_cuts_the_power_after_the_grace() -> None:
     wanted = doc(power="stopped")
     running = live(doc())
-    assert plan(wish(wanted), view(running), NOW) == Mark(name="stop-asked-at", value="1000.000")
-    marks = {"stop-asked-at": "1000.000"}
+    assert plan(wish(wanted), view(running), NOW) == Mark(name="stop-asked-at", value="1000.000 900.000")
+    marks = {"stop-asked-at": "1000.000 900.000"}
     assert step_of(plan(wish(wanted, marks=marks), view(running), NOW)) == PressPowerButton(vm=VM)
     waiting = plan(wish(wanted, marks=marks), view(running, pressed_at=NOW), NOW + 1)
     assert isinstance(waiting, Wait)
@@ -199,22 +199,38 @@ def test_a_stop_without_grace_cuts_the_power_at_once() -> None:
 
 
 def test_the_grace_of_an_earlier_run_does_not_count() -> None:
-    marks = {"stop-asked-at": "800.000"}
+    marks = {"stop-asked-at": "990.000 700.000"}
     outcome = plan(wish(doc(power="stopped"), marks=marks), view(live(doc())), NOW)
-    assert outcome == Mark(name="stop-asked-at", value="1000.000")
+    assert outcome == Mark(name="stop-asked-at", value="1000.000 900.000")
+
+
+@pytest.mark.parametrize("wanted", [doc(power="stopped"), doc(start_generation=2)], ids=["stop", "taken back"])
+def test_a_clock_that_was_set_back_begins_the_grace_anew(wanted: DomainDoc) -> None:
+    asked = {"stop-asked-at": "1000.000 900.000"}
+    outcome = plan(wish(wanted, marks=asked), view(live(doc()), pressed_at=NOW), NOW - 500)
+    assert outcome == Mark(name="stop-asked-at", value="500.000 900.000")
+    asked = {"stop-asked-at": "500.000 900.000"}
+    seen = view(live(doc()), pressed_at=NOW)
+    after = plan(wish(wanted, marks=asked), seen, NOW - 499)
+    assert isinstance(after, Wait) or step_of(after) == PressPowerButton(vm=VM)
+
+
+def test_a_clock_that_was_set_back_delays_no_machine_that_crashed() -> None:
+    crashed = view(live(doc(), "off", "crashed"), starts=(NOW + 3600, NOW + 3601, NOW + 3602))
+    assert isinstance(step_of(plan(wish(doc()), crashed, NOW)), Start)
 
 
 def test_a_stopped_machine_is_settled_and_forgets_when_it_was_asked() -> None:
     wanted = doc(power="stopped")
     off = view(live(wanted, "off", "guest"))
-    marks = {"stop-asked-at": "1000.000"}
+    marks = {"stop-asked-at": "1000.000 900.000"}
     assert plan(wish(wanted, marks=marks), off, NOW) == Mark(name="stop-asked-at", value=None)
     assert settled(plan(wish(wanted), off, NOW)).state == "stopped"
 
 
 def test_start_after_stop_while_it_is_still_powering_off_waits_then_starts() -> None:
     wanted = doc(start_generation=2)
-    marks = {"stop-asked-at": "1000.000"}
+    marks = {"stop-asked-at": "1000.000 900.000"}
     waiting = plan(wish(wanted, marks=marks), view(live(doc()), pressed_at=NOW), NOW + 2)
     assert isinstance(waiting, Wait)
     assert not waiting.reports[0].done
@@ -225,7 +241,7 @@ def test_start_after_stop_while_it_is_still_powering_off_waits_then_starts() -> 
 
 def test_a_guest_that_ignored_the_button_is_kept_when_it_is_wanted_again() -> None:
     wanted = doc(start_generation=2)
-    marks = {"stop-asked-at": "1000.000"}
+    marks = {"stop-asked-at": "1000.000 900.000"}
     running = view(live(doc()), pressed_at=NOW)
     assert plan(wish(wanted, marks=marks), running, NOW + 21) == Mark(name="stop-asked-at", value=None)
     assert isinstance(step_of(plan(wish(wanted), running, NOW + 21)), Stamp)
@@ -245,8 +261,8 @@ def test_a_running_machine_without_our_metadata_is_stamped_and_not_rebooted() ->
 def test_reboot_powers_off_gracefully_and_starts_with_the_new_generation() -> None:
     wanted = doc(boot_generation=2)
     running = live(doc())
-    assert plan(wish(wanted), view(running), NOW) == Mark(name="stop-asked-at", value="1000.000")
-    marks = {"stop-asked-at": "1000.000"}
+    assert plan(wish(wanted), view(running), NOW) == Mark(name="stop-asked-at", value="1000.000 900.000")
+    marks = {"stop-asked-at": "1000.000 900.000"}
     assert step_of(plan(wish(wanted, marks=marks), view(running), NOW)) == PressPowerButton(vm=VM)
     off = view(live(doc(), "off", "guest"))
     assert isinstance(step_of(plan(wish(wanted), off, NOW)), Define)

@@ -1,32 +1,30 @@
-"""The life test: wishes, accidents, deaths and lost messages in any order, and what must be so all the same.
+"""A life of the simulated world: wishes, accidents, deaths, lost messages and lies, and what must be so all the same.
 
-`SKERRY_SIM_EXAMPLES=500 pytest tests/sim/test_life.py` for a long run.
+An act is a method with the choices for each of its arguments; what a life does is a list of acts.
 """
 
-import os
+import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any, TypeVar, get_args
 
-import pytest
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from structlog.testing import capture_logs
 
 from common import names
-from common.errors import Internal, NotFound, SkerryError, Temporary
+from common.errors import Internal, NotFound, OutOfSpace, SkerryError, Temporary
 from common.faults import Died
 from common.ids import Id
 from common.kinds.kind import AnyResource
 from sim.cloud import Cloud
+from sim.lies import LIES, Lie
+from sim.wire import Accident
 from sim.world import Lost, Node, World
 from tests.sim import checks
 from tests.sim.lives import KEY, clear
-
-EXAMPLES = int(os.environ.get("SKERRY_SIM_EXAMPLES", "12"))
 
 PROJECTS = ("shop", "lab")
 SIZES = {"small": (1, 512, 10), "big": (6, 4096, 40)}
@@ -47,32 +45,57 @@ THINGS: dict[str, tuple[str, str, dict[str, object]]] = {
     },
 }
 
-projects, vms, hosts = st.sampled_from(PROJECTS), st.sampled_from(VMS), st.sampled_from(HOSTS)
-numbers = st.integers(0, 7)
+NUMBERS = tuple(range(8))
+BOTH = (False, True)
+
+Choices = Mapping[str, Sequence[Any]]
+F = TypeVar("F", bound=Callable[..., None])
 
 
-class Life(RuleBasedStateMachine):
-    """One world."""
+def act(**choices: Sequence[Any]) -> Callable[[F], F]:
+    """Make a method an act, with the choices for each of its arguments."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def mark(method: F) -> F:
+        method.choices = choices  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
+class Life:
+    """One world. Its chance comes from a seed; `begin`, then acts, each followed by `always`, then `end`."""
+
+    def __init__(self, seed: int = 0) -> None:
         self._end = ExitStack()
         self._logs = self._end.enter_context(capture_logs())
         directory = tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None, prefix="skerry-sim-")
         self._end.callback(shutil.rmtree, directory)
-        self.world = World(Path(directory), hook=self._passes)
+        self.world = World(Path(directory), seed=seed, hook=self._passes)
         self._end.callback(self.world.close)
         self.cloud = Cloud(self.world)
         self.doomed: dict[str, int] = {}
         """Process -> the number of crash points it still survives."""
         self.excused: set[Id] = set()
         """VMs whose guest went off by itself: they need not run."""
+        self.store_full = False
+        self.befell: Counter[str] = Counter()
+        self._story = hashlib.sha256()
 
-    def _passes(self, process: str, _point: str) -> None:
+    @property
+    def story(self) -> str:
+        """Name all that its processes did, in order: two lives with the same name were the same."""
+        return self._story.hexdigest()[:16]
+
+    def _passes(self, process: str, point: str) -> None:
+        self._story.update(f"{self.world.now} {process} {point}\n".encode())
+        if self.store_full and process == "controller" and point == "store.commit":
+            self.befell["commits on a full disk"] += 1
+            raise OutOfSpace("the store can't be written: database or disk is full")
         if process in self.doomed:
             self.doomed[process] -= 1
             if self.doomed[process] < 0:
                 del self.doomed[process]
+                self.befell["deaths at a crash point"] += 1
                 raise Died
 
     def _ask(self, ask: Callable[[], object]) -> None:
@@ -80,17 +103,16 @@ class Life(RuleBasedStateMachine):
         try:
             ask()
         except (Temporary, Internal):
-            raise
+            if not self.store_full:
+                raise
         except (SkerryError, Lost):
             return
 
     def _node(self, name: str) -> Node | None:
         return self.world.nodes.get(name)
 
-    @initialize(seed=st.integers(0, 1 << 16))
-    def begin(self, seed: int) -> None:
+    def begin(self) -> None:
         """Have a cloud that can run something."""
-        self.world.random.seed(seed)
         self.world.run(0.1)
         self.cloud.create("project", "", "system")
         for name in HOSTS[:2]:
@@ -102,24 +124,24 @@ class Life(RuleBasedStateMachine):
         self.world.run(2)
         for vm, number in (("web", 0), ("db", 2)):
             self.make_vm(vm, "small", number, pinned=False, restart="on-crash", grace=20)
-        self.world.run(seed % 8)
+        self.world.run(self.world.random.randrange(8))
 
     # --- wishes -----------------------------------------------------------------------------------------------------
 
-    @rule(project=projects, what=st.sampled_from(sorted(THINGS)))
+    @act(project=PROJECTS, what=sorted(THINGS))
     def make_thing(self, project: str, what: str) -> None:
         kind, name, spec = THINGS[what]
         self._ask(lambda: self.cloud.create(kind, project, name, **spec))
         if kind == "image" and name != "empty":
             self._ask(lambda: self.cloud.upload(project, name))
 
-    @rule(
-        vm=vms,
-        size=st.sampled_from(sorted(SIZES)),
-        number=st.sampled_from([0, 2, 4, 6, 8, 10, 1, 3]),
-        pinned=st.sampled_from([False, False, False, True]),
-        restart=st.sampled_from(["on-crash", "never"]),
-        grace=st.sampled_from([0, 2, 20]),
+    @act(
+        vm=VMS,
+        size=sorted(SIZES),
+        number=[0, 2, 4, 6, 8, 10, 1, 3],
+        pinned=[False, False, False, True],
+        restart=["on-crash", "never"],
+        grace=[0, 2, 20],
     )
     def make_vm(self, vm: str, size: str, number: int, *, pinned: bool, restart: str, grace: int) -> None:
         def ask() -> None:
@@ -147,25 +169,25 @@ class Life(RuleBasedStateMachine):
             raise NotFound("there is no VM")
         return there[number % len(there)]
 
-    @rule(number=numbers, verb=st.sampled_from(["start", "stop", "reboot"]))
+    @act(number=NUMBERS, verb=["start", "stop", "reboot"])
     def use_vm(self, number: int, verb: str) -> None:
         self._ask(lambda: self.cloud.verb(self._vm(number).project, self._vm(number).name, verb))
 
-    @rule(number=numbers, text=st.sampled_from(["", "#!/bin/sh"]))
+    @act(number=NUMBERS, text=["", "#!/bin/sh"])
     def change_vm(self, number: int, text: str) -> None:
         self._ask(lambda: self.cloud.change("vm", self._vm(number).project, self._vm(number).name, user_data=text))
 
-    @rule(number=numbers)
+    @act(number=NUMBERS)
     def delete_vm(self, number: int) -> None:
         self._ask(lambda: self.cloud.delete("vm", self._vm(number).project, self._vm(number).name))
 
-    @rule(project=projects, what=st.sampled_from(sorted(THINGS)))
+    @act(project=PROJECTS, what=sorted(THINGS))
     def delete_thing(self, project: str, what: str) -> None:
         kind, name, _ = THINGS[what]
         where = "" if kind in ("project", "size") else project
         self._ask(lambda: self.cloud.delete(kind, where, name))
 
-    @rule(number=numbers)
+    @act(number=NUMBERS)
     def cancel(self, number: int) -> None:
         def ask() -> None:
             operations = sorted(op.id for op in self.cloud.seen.operations() if op.finished_at is None)
@@ -174,7 +196,7 @@ class Life(RuleBasedStateMachine):
 
         self._ask(ask)
 
-    @rule(name=hosts, what=st.sampled_from(["join", "join", "cordon", "open", "delete", "burn"]))
+    @act(name=HOSTS, what=["join", "join", "cordon", "open", "delete", "burn"])
     def use_host(self, name: str, what: str) -> None:
         match what:
             case "join" if self._node(name) is None:
@@ -191,26 +213,27 @@ class Life(RuleBasedStateMachine):
 
     # --- time and accidents -----------------------------------------------------------------------------------------
 
-    @rule(seconds=st.sampled_from([0.004, 0.03, 0.5]))
+    @act(seconds=[0.004, 0.03, 0.5])
     def a_moment_passes(self, seconds: float) -> None:
         self.world.run(seconds)
 
-    @rule(seconds=st.sampled_from([3.0, 12.0, 70.0]))
+    @act(seconds=[3.0, 12.0, 70.0])
     def time_passes(self, seconds: float) -> None:
         self.world.run(seconds)
 
-    @rule(process=st.sampled_from(["controller", *HOSTS]), points=st.integers(0, 60))
+    @act(process=["controller", *HOSTS], points=[*range(12), *range(12, 60, 4)])
     def dies_soon(self, process: str, points: int) -> None:
         self.doomed[process] = points
 
-    @rule(process=st.sampled_from(["controller", *HOSTS]), plug=st.booleans())
-    def dies(self, process: str, plug: bool) -> None:
+    @act(process=["controller", *HOSTS], plug=BOTH)
+    def dies(self, process: str, *, plug: bool) -> None:
+        self.befell["kills"] += 1
         if process == "controller":
             self.world.kill_controller()
         elif self._node(process) is not None:
             (self.world.cut_power if plug else self.world.kill_agent)(process)
 
-    @rule(name=hosts, what=st.sampled_from(["cut", "cut for long", "heal", "lose", "repeat", "swap", "driver fails"]))
+    @act(name=HOSTS, what=["cut", "cut for long", "heal", "driver fails"])
     def connection_suffers(self, name: str, what: str) -> None:
         node = self._node(name)
         if node is None:
@@ -222,14 +245,17 @@ class Life(RuleBasedStateMachine):
                     node.wire.pull()
             case "heal":
                 node.cut_off = False
-            case "driver fails":
-                node.machine.hiccups = 2
-            case "lose" | "repeat" | "swap" if node.wire:
-                node.wire.accidents.append(what)
             case _:
-                pass
+                node.machine.hiccups = 2
 
-    @rule(number=numbers, what=st.sampled_from(["guest", "crashed", "destroyed", "deaf"]))
+    @act(name=HOSTS, what=get_args(Accident), after=[0, 0, 1, 3])
+    def message_suffers(self, name: str, what: Accident, after: int) -> None:
+        node = self._node(name)
+        if node is not None and node.wire:
+            node.wire.accidents += [None] * after + [what]
+            self.befell["messages to be lost, repeated or swapped"] += 1
+
+    @act(number=NUMBERS, what=["guest", "crashed", "destroyed", "deaf"])
     def guest_suffers(self, number: int, what: str) -> None:
         running = [
             (node, vm) for _, node in sorted(self.world.nodes.items()) for vm in sorted(node.machine.guests.runs)
@@ -246,9 +272,9 @@ class Life(RuleBasedStateMachine):
             case _:
                 node.machine.guests.guest_ends(vm, "crashed" if what == "crashed" else "destroyed")
 
-    @rule(
-        number=numbers,
-        what=st.sampled_from(["bridge", "vxlan", "gateway", "namespace", "dnsmasq", "tunnels", "pins", "neighbours"]),
+    @act(
+        number=NUMBERS,
+        what=["bridge", "vxlan", "gateway", "namespace", "dnsmasq", "tunnels", "pins", "neighbours"],
     )
     def drifts(self, number: int, what: str) -> None:
         there = [
@@ -279,28 +305,66 @@ class Life(RuleBasedStateMachine):
                 own.neighbours.clear()
                 own.inner_neighbours.clear()
 
+    @act(process=["controller", *HOSTS], seconds=[-86400.0, -3600.0, -20.0, 2.0, 900.0, 7200.0])
+    def clock_is_set(self, process: str, seconds: float) -> None:
+        self.befell["clocks set"] += 1
+        if process == "controller":
+            self.world.ahead_s += seconds
+        elif (node := self._node(process)) is not None:
+            node.ahead_s += seconds
+
+    @act(name=HOSTS, what=["pool", "memory", "both", "neither"])
+    def disk_fills(self, name: str, what: str) -> None:
+        node = self._node(name)
+        if node is None:
+            return
+        self.befell["hosts' disks full"] += what != "neither"
+        node.machine.pool_full = what in ("pool", "both")
+        node.machine.state_full = what in ("memory", "both")
+
+    @act(full=[True, False, False])
+    def store_fills(self, *, full: bool) -> None:
+        self.store_full = full
+
+    @act(name=HOSTS, what=LIES)
+    def host_lies(self, name: str, what: Lie) -> None:
+        node = self._node(name)
+        if node is not None:
+            self.befell["lies"] += 1
+            self.cloud.liars.add(node.host)
+            node.lies.append(what)
+
     # --- what must be so --------------------------------------------------------------------------------------------
 
-    @invariant()
     def always(self) -> None:
+        """Hold after every act."""
         checks.always(self.cloud)
 
-    def teardown(self) -> None:
-        try:
-            self._heal()
-            self._as_wished()
-            clear(self.cloud)
-            errors = [line for line in self._logs if line["log_level"] in ("error", "critical")]
-            assert not errors, errors
-        finally:
-            self._end.close()
+    def end(self) -> None:
+        """Let everything heal; then all is as wished, and can be deleted without a trace."""
+        self._heal()
+        self._as_wished()
+        clear(self.cloud)
+        errors = [line for line in self._logs if line["log_level"] in ("error", "critical")]
+        assert not errors, errors
+
+    def close(self) -> None:
+        """Let go of the world."""
+        self._end.close()
 
     def _heal(self) -> None:
-        """Everything heals: links, drivers, deaths; images get their bytes; what lay on a burnt host is given up."""
+        """Everything heals: links, drivers, disks; images get their bytes; what lay on a burnt host is given up.
+
+        A host that lied is burnt, since nobody knows what is on it. Clocks stay as they are.
+        """
         self.doomed.clear()
+        self.store_full = False
+        for name in [name for name, node in self.world.nodes.items() if node.host in self.cloud.liars]:
+            self.world.remove_machine(name)
         for node in self.world.nodes.values():
             node.cut_off = False
             node.machine.hiccups = 0
+            node.machine.pool_full = node.machine.state_full = False
         self.world.run(60)
         for image in list(self.cloud.seen.of_kind("image")):
             with suppress(SkerryError):
@@ -327,12 +391,6 @@ class Life(RuleBasedStateMachine):
                 assert vm.status.state in ("running", "blocked"), f"{vm.name}: {vm.status}"
 
 
-TestLife = pytest.mark.timeout(3600)(Life.TestCase)
-TestLife.settings = settings(
-    max_examples=EXAMPLES,
-    stateful_step_count=50,
-    deadline=None,
-    print_blob=True,
-    phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
-    suppress_health_check=list(HealthCheck),
-)
+ACTS: Mapping[str, Choices] = {
+    name: method.choices for name, method in vars(Life).items() if hasattr(method, "choices")
+}
