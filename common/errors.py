@@ -12,7 +12,7 @@ from typing import ClassVar
 import msgspec
 
 from common.ids import RequestId
-from common.refusal import Refusal
+from common.refusal import Refusal, Shortfall
 
 
 class FieldError(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +33,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     fix: str = ""
     errors: tuple[FieldError, ...] = ()
     refusal: Refusal | None = None
+    shortfalls: tuple[Shortfall, ...] = ()
     request: RequestId | None = None
 
 
@@ -42,6 +43,7 @@ class SkerryError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "Something went wrong inside Skerry"
+    shortfalls: tuple[Shortfall, ...] = ()
 
     def __init__(
         self,
@@ -68,6 +70,7 @@ class SkerryError(Exception):
             fix=self.fix,
             errors=self.errors,
             refusal=self.refusal,
+            shortfalls=self.shortfalls,
             request=request,
         )
 
@@ -121,9 +124,13 @@ class PreconditionFailed(SkerryError):
 
 
 class QuotaExceeded(SkerryError):
-    """The project's quota does not allow this much."""
+    """A quota of the project, or of its domain, does not allow this much. `shortfalls` has the numbers."""
 
     status, code, title = 403, "quota-exceeded", "The quota is used up"
+
+    def __init__(self, detail: str, *, shortfalls: tuple[Shortfall, ...], fix: str, refusal: Refusal) -> None:
+        super().__init__(detail, fix=fix, refusal=refusal)
+        self.shortfalls = shortfalls
 
 
 class NoCapacity(SkerryError):

@@ -1,5 +1,7 @@
 """Why something is not so yet, in words and numbers a tenant understands."""
 
+from typing import Literal
+
 import msgspec
 
 
@@ -9,6 +11,18 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     constraint: str
     hosts: int
     detail: str = ""
+
+
+class Shortfall(msgspec.Struct, frozen=True, kw_only=True):
+    """A limit that a request would break: of `limit`, `used` are in use, and `asked` more were asked for."""
+
+    of: Literal["project", "domain"]
+    name: str
+    """Of the project or the domain."""
+    counter: str
+    limit: int
+    used: int
+    asked: int
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

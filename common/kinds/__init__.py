@@ -1,5 +1,6 @@
 """Every kind there is, in the order in which pages and help texts show them. A new kind is one line here."""
 
+from common.counters import Counter
 from common.kinds.domain import DOMAIN
 from common.kinds.group import GROUP
 from common.kinds.host import HOST
@@ -32,6 +33,11 @@ KINDS: tuple[AnyKind, ...] = (
     VOLUME,
     VM,
 )
+
+COUNTERS: tuple[Counter, ...] = tuple(
+    dict.fromkeys(counter for kind in reversed(KINDS) for counter in kind.counters or ())
+)
+"""All that quotas can limit, what machines use first."""
 
 
 def kind_named(name: str) -> AnyKind:

@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 
 from common.ids import Id
-from common.kinds.kind import Column, Kind, Role, Scope, Spec, Status
+from common.kinds.kind import Column, Kind, Quota, Role, Scope, Spec, Status
 
 DEFAULT_DOMAIN = Id("dom-000000000000")
 """The domain named `default`, which every cloud has from its first moment: what names no domain belongs to it."""
@@ -15,6 +15,13 @@ class DomainSpec(Spec, frozen=True):
     """A tenant."""
 
     description: Annotated[str, msgspec.Meta(max_length=255, description="whose it is, for people")] = ""
+    quota: Annotated[
+        Quota,
+        msgspec.Meta(
+            description="limits for all its projects together, by counter; null, or not named: none",
+            examples=[{"vms": 100, "vcpus": 400}],
+        ),
+    ] = msgspec.field(default_factory=dict)
 
 
 DOMAIN = Kind(
@@ -26,6 +33,7 @@ DOMAIN = Kind(
     status=Status,
     summary="A tenant: projects, users and roles that no other domain sees.",
     example="skerry domain create acme --description 'the Acme company'",
+    counters=(),
     columns=(
         Column(title="NAME", path="name"),
         Column(title="STATE", path="status.state"),

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from common.counters import GROUPS
 from common.kinds.kind import Column, Kind, Scope, Spec, Status
 
 
@@ -43,6 +44,7 @@ GROUP = Kind(
     status=GroupStatus,
     summary="Machines that must not fail together (anti-affinity), or belong in one place (affinity).",
     example="skerry group create db --policy anti-affinity --over rack",
+    counters=(GROUPS,),
     columns=(
         Column(title="NAME", path="name"),
         Column(title="STATE", path="status.state"),

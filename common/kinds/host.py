@@ -55,6 +55,7 @@ HOST = Kind(
     status=HostStatus,
     summary="A physical machine with an agent. Creating one gives the one-time token with which it joins.",
     example="skerry host create h1",
+    counters=(),
     columns=(
         Column(title="NAME", path="name"),
         Column(title="STATE", path="status.state"),

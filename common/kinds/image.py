@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from common.counters import IMAGE_GIB, IMAGES
 from common.kinds.kind import Column, Extra, Kind, Role, Scope, ServerSet, Spec, Status
 
 ImageFormat = Literal["qcow2", "raw", "kernel"]
@@ -41,6 +42,7 @@ IMAGE = Kind(
     status=Status,
     summary="A disk to clone root disks from, or a kernel and initrd to boot.",
     example="skerry image create debian-12 --format qcow2 && skerry image upload debian-12 debian-12.qcow2",
+    counters=(IMAGES, IMAGE_GIB),
     columns=(
         Column(title="NAME", path="name"),
         Column(title="STATE", path="status.state"),

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import msgspec
 
+from common.counters import KEYPAIRS
 from common.kinds.kind import Column, Kind, Scope, Spec, Status
 
 
@@ -31,6 +32,7 @@ KEYPAIR = Kind(
     status=Status,
     summary="A public SSH key, given to machines by the metadata service.",
     example='skerry keypair create me --public-key "$(cat ~/.ssh/id_ed25519.pub)"',
+    counters=(KEYPAIRS,),
     columns=(Column(title="NAME", path="name"), Column(title="PUBLIC KEY", path="spec.public_key")),
     change=None,
     fixed=frozenset({"public_key"}),

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Generic, TypeVar, cast, get_args, get_type_hi
 
 import msgspec
 
+from common.counters import Counter
 from common.ids import Id, Revision
 from common.refusal import Refusal
 
@@ -60,6 +61,15 @@ Labels = Annotated[
     ],
     msgspec.Meta(max_length=64, description="free key=value pairs to filter by"),
 ]
+
+Quota = Annotated[
+    dict[
+        Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,31}$(?!\n)", max_length=32)],
+        Annotated[int, msgspec.Meta(ge=0, le=1 << 53)] | None,
+    ],
+    msgspec.Meta(max_length=64),
+]
+"""Limits by counter; None: no limit."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +168,9 @@ class Kind(Generic[S, T]):
     """Spec fields that a PATCH can't change; the message says to make a new one."""
     shared: bool = False
     """Things of this kind may be `public`: visible (not changeable) from every project."""
+    counters: tuple[Counter, ...] | None = None
+    """What a thing of this kind uses up of its project's quota; `()`: nothing. A gate test fails while neither is said.
+    Of one counter each thing is one; how much it is of several, its planner's `counts` says."""
     reveals: str = ""
     """What creating one shows once and never again: the CLI prints it under this title."""
 
@@ -183,6 +196,9 @@ class Resource(msgspec.Struct, Generic[S, T], frozen=True, kw_only=True):
     deleted_at: float | None
     """When deletion was accepted; None while wanted."""
     revision: Revision
+    counts: dict[str, int] = {}
+    """What it uses up of its project's quota, by counter, from when it is accepted until it is gone. What belongs to
+    another thing counts with that one."""
 
 
 AnyKind = Kind[Any, Any]

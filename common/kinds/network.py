@@ -4,6 +4,7 @@ from typing import Annotated
 
 import msgspec
 
+from common.counters import NETWORKS
 from common.kinds.kind import Column, Kind, Scope, Spec, Status
 
 
@@ -37,6 +38,7 @@ NETWORK = Kind(
     status=NetworkStatus,
     summary="A private network: addresses by DHCP, names by DNS, the same gateway on every host.",
     example="skerry network create backend --cidr 10.30.0.0/24",
+    counters=(NETWORKS,),
     columns=(
         Column(title="NAME", path="name"),
         Column(title="STATE", path="status.state"),

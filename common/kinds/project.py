@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from common.kinds.kind import Column, Kind, Ref, Role, Scope, Spec, Status
+from common.kinds.kind import Column, Kind, Quota, Ref, Role, Scope, Spec, Status
 
 
 class ProjectSpec(Spec, frozen=True):
@@ -14,6 +14,13 @@ class ProjectSpec(Spec, frozen=True):
     domain: Annotated[
         str, Ref("domain"), msgspec.Meta(description="the domain it belongs to; none: that of who makes it")
     ] = ""
+    quota: Annotated[
+        Quota,
+        msgspec.Meta(
+            description="limits of its own, by counter (null: none); for the others the controller's defaults hold",
+            examples=[{"vms": 10, "vcpus": 40}],
+        ),
+    ] = msgspec.field(default_factory=dict)
 
 
 PROJECT = Kind(
@@ -25,6 +32,7 @@ PROJECT = Kind(
     status=Status,
     summary="A tenant's space: its machines, networks, images and tokens.",
     example="skerry project create shop --description 'the web shop'",
+    counters=(),
     columns=(
         Column(title="NAME", path="name"),
         Column(title="STATE", path="status.state"),

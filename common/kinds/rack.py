@@ -23,6 +23,7 @@ RACK = Kind(
     status=Status,
     summary="Hosts of one zone that share a switch and a power strip.",
     example="skerry rack create r1 --zone z1",
+    counters=(),
     columns=(
         Column(title="NAME", path="name"),
         Column(title="STATE", path="status.state"),

@@ -22,6 +22,7 @@ REGION = Kind(
     status=Status,
     summary="Zones that are near each other.",
     example="skerry region create north --description 'Oslo and Bergen'",
+    counters=(),
     columns=(
         Column(title="NAME", path="name"),
         Column(title="STATE", path="status.state"),

@@ -41,6 +41,7 @@ SIZE = Kind(
     status=Status,
     summary="An entry of the catalogue of machine sizes.",
     example="skerry size create small --vcpus 1 --memory-mib 512 --disk-gib 10",
+    counters=(),
     columns=(
         Column(title="NAME", path="name"),
         Column(title="VCPUS", path="spec.vcpus"),

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from common.counters import TOKENS
 from common.kinds.kind import Column, Kind, Role, Scope, Spec, Status
 
 
@@ -25,6 +26,7 @@ TOKEN = Kind(
     status=Status,
     summary="A bearer token of this project. Deleting it revokes it at once.",
     example="skerry token create ci --role member",
+    counters=(TOKENS,),
     columns=(
         Column(title="NAME", path="name"),
         Column(title="ROLE", path="spec.role"),

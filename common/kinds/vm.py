@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from common.counters import ADDRESSES, DISK_GIB, MEMORY_MIB, VCPUS, VMS, VOLUMES
 from common.kinds.kind import Column, Extra, Kind, Nothing, Ref, Role, Scope, ServerSet, Spec, Status, Verb
 from common.kinds.size import DiskGib, MemoryMib, Vcpus
 
@@ -193,6 +194,7 @@ VM = Kind(
     status=VmStatus,
     summary="A virtual machine.",
     example="skerry vm create web --image tiny --size small --wait",
+    counters=(VMS, VCPUS, MEMORY_MIB, VOLUMES, DISK_GIB, ADDRESSES),
     columns=(
         Column(title="NAME", path="name"),
         Column(title="STATE", path="status.state"),

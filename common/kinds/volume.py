@@ -4,6 +4,7 @@ from typing import Annotated
 
 import msgspec
 
+from common.counters import DISK_GIB, VOLUMES
 from common.kinds.kind import Column, Kind, Ref, Scope, ServerSet, Spec, Status
 
 
@@ -32,6 +33,7 @@ VOLUME = Kind(
     status=VolumeStatus,
     summary="A disk. Root disks are made and deleted with their machine.",
     example="skerry volume list",
+    counters=(VOLUMES, DISK_GIB),
     columns=(
         Column(title="NAME", path="name"),
         Column(title="STATE", path="status.state"),

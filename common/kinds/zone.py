@@ -23,6 +23,7 @@ ZONE = Kind(
     status=Status,
     summary="Hosts that fail together at worst: a building, a power feed.",
     example="skerry zone create z1 --region north",
+    counters=(),
     columns=(
         Column(title="NAME", path="name"),
         Column(title="STATE", path="status.state"),

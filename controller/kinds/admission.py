@@ -18,6 +18,7 @@ from common.kinds.kind import AnyKind, AnyResource, Field, Labels, Name, Resourc
 from common.secret import Secret, new_token
 from controller.auth.caller import Caller, sees
 from controller.kinds.planners import planner_of
+from controller.kinds.quotas import Standard, counts_of, set_limits
 from controller.store.rows import Event, Operation
 from controller.store.working import WorkingSet
 from controller.store.writes import AnyWrite, Mutation
@@ -59,6 +60,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     caller: Caller
     now: float
     entropy: Entropy = os.urandom
+    standard: Standard = {}
 
 
 def create(context: Context, kind: AnyKind, project: str, body: NewResource) -> Admission:
@@ -204,6 +206,9 @@ def _admission(
     revealed: Secret | None = None,
 ) -> Admission:
     caller = context.caller
+    if row.deleted_at is None:
+        row = msgspec.structs.replace(row, counts=counts_of(row, context.seen))
+        writes = (*writes, *set_limits(row, was, context.standard))
     operation = Operation(
         id=new_id("op", context.entropy),
         verb=what,

@@ -1,5 +1,6 @@
 """image: a row, and the bytes that its digest names in the blob directory."""
 
+from common.counters import IMAGE_GIB, IMAGES, Counter
 from common.kinds.image import ImageSpec
 from common.kinds.kind import AnyResource, Spec, Status
 from controller.auth.caller import Caller, require_operator
@@ -8,6 +9,8 @@ from controller.kinds.plain import wait_for_users
 from controller.store.working import WorkingSet
 from controller.store.writes import Forget
 
+GIB = 1 << 30
+
 
 def admit(row: AnyResource, _was: AnyResource | None, _seen: WorkingSet, caller: Caller) -> Spec:
     """Only operators may show an image to every project."""
@@ -15,6 +18,11 @@ def admit(row: AnyResource, _was: AnyResource | None, _seen: WorkingSet, caller:
     if spec.public:
         require_operator(caller, "a public image")
     return spec
+
+
+def counts(row: AnyResource, _seen: WorkingSet) -> dict[Counter, int]:
+    """One image, and as much as was uploaded."""
+    return {IMAGES: 1, IMAGE_GIB: -(-row.spec.size_bytes // GIB)}
 
 
 def plan(row: AnyResource, seen: WorkingSet, _now: float) -> Outcome:

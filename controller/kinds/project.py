@@ -6,16 +6,19 @@ from common.errors import Conflict
 from common.ids import Id
 from common.kinds.domain import DEFAULT_DOMAIN
 from common.kinds.kind import SYSTEM_PROJECT, AnyResource, Spec, Status
+from common.kinds.project import ProjectSpec
 from controller.auth.caller import Caller
 from controller.kinds.outcome import Do, Done, Outcome, Wait
+from controller.kinds.quotas import account_of, check_quota, over_limit
 from controller.store.working import WorkingSet
-from controller.store.writes import Forget
+from controller.store.writes import DropAccount, Forget
 
 
 def admit(row: AnyResource, _was: AnyResource | None, _seen: WorkingSet, _caller: Caller) -> Spec:
-    """Put it into a domain where it names none."""
-    spec: Spec = row.spec
-    return spec if row.spec.domain else msgspec.structs.replace(spec, domain=DEFAULT_DOMAIN)
+    """Put it into a domain where it names none; check that its quota names what is counted."""
+    spec: ProjectSpec = row.spec
+    check_quota(row, spec.quota)
+    return spec if spec.domain else msgspec.structs.replace(spec, domain=DEFAULT_DOMAIN)
 
 
 def admit_delete(row: AnyResource, seen: WorkingSet) -> None:
@@ -31,11 +34,12 @@ def admit_delete(row: AnyResource, seen: WorkingSet) -> None:
 def plan(row: AnyResource, seen: WorkingSet, _now: float) -> Outcome:
     """A project is there at once; a deleted one goes when the last thing in it has gone."""
     if row.deleted_at is None:
-        return Done(status=Status(state="active"))
+        return Done(status=Status(state="active", message=over_limit(row, seen)))
     if left := _within(row, seen):
         message = f"{len(left)} things of it are still being deleted"
         return Wait(status=Status(state="deleting", message=message), message=message, seconds=5)
-    return Do(writes=(Forget(resource=row.id),), say="forgetting the project")
+    writes = (Forget(resource=row.id), DropAccount(account=account_of(row)))
+    return Do(writes=writes, say="forgetting the project")
 
 
 def _within(row: AnyResource, seen: WorkingSet) -> list[AnyResource]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from common.counters import ADDRESSES, DISK_GIB, MEMORY_MIB, VCPUS, VMS, VOLUMES, Counter
 from common.documents import DocKey, DomainDoc, DomainSeen, GuestMetadata, Nic, Report, key_of
 from common.errors import Conflict, FieldError, Invalid
 from common.ids import HostId, Id
@@ -87,6 +88,16 @@ def _admit_images(row: AnyResource, was: AnyResource | None, seen: WorkingSet) -
                 f"image {used.name} has no content yet, so vm {row.name} can't boot from it",
                 fix=f"skerry image upload {used.name} FILE",
             )
+
+
+def counts(row: AnyResource, seen: WorkingSet) -> dict[Counter, int]:
+    """The machine, running or not, and what it is to have: its share of a host, its root volume, its addresses.
+
+    A rescue disk is not counted: no quota stands between somebody and a machine that needs help.
+    """
+    shape = shape_of(row, seen)
+    share = {VCPUS: shape.vcpus, MEMORY_MIB: shape.memory_mib, DISK_GIB: shape.disk_gib} if shape else {}
+    return {VMS: 1, VOLUMES: 1, ADDRESSES: len(row.spec.networks), **share}
 
 
 def plan(row: AnyResource, seen: WorkingSet, _now: float) -> Outcome:

@@ -1,5 +1,6 @@
 """volume: one document on one host, from the owner's step that makes it to the host's word that it is gone."""
 
+from common.counters import DISK_GIB, VOLUMES, Counter
 from common.documents import ImageRef, VolumeDoc, VolumeSeen, key_of
 from common.ids import HostId, Id
 from common.kinds.kind import AnyResource
@@ -8,6 +9,11 @@ from controller.kinds.outcome import Do, Done, Outcome, Wait
 from controller.kinds.plain import silence, wait_for_users
 from controller.store.working import WorkingSet
 from controller.store.writes import Forget, PutDocument, Tombstone
+
+
+def counts(row: AnyResource, _seen: WorkingSet) -> dict[Counter, int]:
+    """One volume of its size. (A root volume counts with its machine.)"""
+    return {VOLUMES: 1, DISK_GIB: row.spec.size_gib}
 
 
 def plan(row: AnyResource, seen: WorkingSet, _now: float) -> Outcome:

@@ -108,6 +108,7 @@ class _PlainResource(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     deleted_at: float | None
     revision: Revision
+    counts: dict[str, int] = {}
 
 
 def encode(changes: Sequence[Change], poked: Iterable[Id]) -> str:

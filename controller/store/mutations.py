@@ -11,7 +11,7 @@ from common.errors import Conflict
 from common.ids import Id, RequestId
 from common.kinds.kind import AnyResource, Status
 from common.refusal import Refusal
-from controller.store import chain, graves, tables, timeline
+from controller.store import chain, graves, quota, tables, timeline
 from controller.store.prepared import Prepared
 from controller.store.rows import Event, EventResult, Operation, OperationState, OperationStep
 from controller.store.tx import Tx, insert_resource
@@ -50,8 +50,12 @@ _PROJECT = Prepared(
 _WANTED = Prepared(select(_r.id).where(_r.id == bindparam("of"), _r.deleted_at.is_(None)))
 _CHANGE = Prepared(
     update(tables.resource)
-    .where(_r.id == bindparam("of"), _r.generation == bindparam("of_generation"))
-    .values({name: bindparam(name) for name in ("spec", "labels", "generation", "deleted_at", "revision")})
+    .where(
+        _r.id == bindparam("of"),
+        _r.generation == bindparam("of_generation"),
+        _r.counts == bindparam("of_counts"),
+    )
+    .values({name: bindparam(name) for name in ("spec", "labels", "counts", "generation", "deleted_at", "revision")})
 )
 _OBSERVE = Prepared(
     update(tables.resource)
@@ -70,7 +74,8 @@ _UNFINISHED = Prepared(select(_o.body).where(_o.resource == bindparam("of"), _o.
 def admit(tx: Tx, mutation: M) -> M:
     """Commit a mutation: resource, operation, event and queue row together.
 
-    Raises Conflict where the name is taken, a reference went away, or the resource changed since it was read.
+    Raises Conflict where the name is taken, a reference went away, or the resource changed since it was read, and
+    QuotaExceeded where its project or domain may not use so much.
     Returns the mutation with the rows as stored.
     """
     _refuse_gone_references(tx, mutation.resource)
@@ -100,6 +105,7 @@ def _insert(tx: Tx, wanted: AnyResource) -> AnyResource:
     if tx.row(_NAMED, of_kind=row.kind, of_project=row.project, of_name=row.name):
         raise Conflict(f"there is a {row.kind} {row.name} already", fix="choose another name")
     insert_resource(tx, row)
+    quota.charge(tx, row.project, before={}, after=row.counts)
     return row
 
 
@@ -108,8 +114,10 @@ def _update(tx: Tx, wanted: AnyResource, was: AnyResource) -> AnyResource:
         _CHANGE,
         of=was.id,
         of_generation=was.generation,
+        of_counts=to_json(was.counts).decode(),
         spec=to_json(wanted.spec).decode(),
         labels=to_json(wanted.labels).decode(),
+        counts=to_json(wanted.counts).decode(),
         generation=wanted.generation,
         deleted_at=wanted.deleted_at,
         revision=tx.revision,
@@ -117,6 +125,7 @@ def _update(tx: Tx, wanted: AnyResource, was: AnyResource) -> AnyResource:
     row = tx.resource(was.id)
     if not there or row is None:
         raise Conflict(f"{was.kind} {was.name} changed meanwhile", fix="read it again, then repeat the request")
+    quota.charge(tx, row.project, before=was.counts, after=row.counts)
     tx.put(row)
     if is_public(was) and not is_public(row):
         graves.bury(tx, was)

@@ -17,6 +17,16 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """The base of all rows."""
 
 
+def project_account(name: str) -> str:
+    """Return the account that a project's things are charged to."""
+    return f"project/{name}"
+
+
+def domain_account(domain: Id) -> str:
+    """Return the account of all projects of a domain together."""
+    return f"domain/{domain}"
+
+
 class Placement(Row, frozen=True):
     """Capacity of one host that belongs to one owner. Unique per owner; a host's sum stays below what it sells."""
 

@@ -11,7 +11,7 @@ from common.errors import Conflict
 from common.ids import HostId, Id, Revision
 from common.kinds import kind_named
 from common.kinds.kind import Resource
-from controller.store import chain, claims, graves, members, tables
+from controller.store import chain, claims, graves, members, quota, tables
 from controller.store.mutations import close_operations, happened, poke
 from controller.store.prepared import Prepared
 from controller.store.rows import Capacity, Document, Enrolment, Token
@@ -24,6 +24,7 @@ from controller.store.writes import (
     ClaimVni,
     CreateChild,
     DeleteChild,
+    DropAccount,
     Forget,
     ForgetHost,
     MoveHost,
@@ -31,12 +32,15 @@ from controller.store.writes import (
     PutDocument,
     PutEnrolment,
     PutToken,
+    Recharge,
+    Recount,
     ReleaseAddresses,
     ReleasePlacement,
     ReleaseVni,
     RemoveToken,
     ResizePlacement,
     SetCapacity,
+    SetLimits,
     TakePlacement,
     Tombstone,
 )
@@ -122,6 +126,8 @@ def _apply(tx: Tx, write: AnyWrite) -> None:  # noqa: PLR0912 - a table of the u
             _remove_token(tx, write.resource)
         case PutEnrolment():
             put_enrolment(tx, _where_it_was(tx, write.enrolment))
+        case SetLimits() | DropAccount() | Recharge() | Recount():
+            quota.apply_write(tx, write)
         case Poke():
             poke(tx, write.resource)
         case Forget():
@@ -330,6 +336,7 @@ def _forget(tx: Tx, resource: Id) -> None:
         return
     tx.change(_FORGET, of=resource)
     tx.change(_LEAVE_QUEUE, of=resource)
+    quota.charge(tx, row.project, before=row.counts, after={})
     closed = close_operations(tx, row, message="gone")
     chain.append(tx, happened(tx, row, "gone", "", closed))
     graves.bury(tx, row)

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 
 from common.errors import SkerryError
 from common.ids import HostId, Id, Revision
-from controller.store import chain, changes, crew, graves, history, mutations, queue, repeats, steps
+from controller.store import chain, changes, crew, graves, history, mutations, queue, quota, repeats, steps
 from controller.store.chain import Walk
 from controller.store.load import load
 from controller.store.mutations import Conclusion, M
 from controller.store.queue import Finished
+from controller.store.quota import Standing
 from controller.store.rows import (
     EPOCH,
     Change,
@@ -158,8 +159,8 @@ class Store:
     async def admit(self, mutation: M) -> M:
         """Commit an accepted request and return it as stored.
 
-        Raises Conflict where it was overtaken, Repeated where it was carried out before, KeyReused where its key
-        stands for another one.
+        Raises Conflict where it was overtaken, QuotaExceeded where it asks for too much, Repeated where it was carried
+        out before, KeyReused where its key stands for another one.
         """
         return await self._writer.submit(lambda tx: _admit(tx, mutation))
 
@@ -250,6 +251,10 @@ class Store:
         return await self._writer.submit(
             lambda tx: history.read(tx, after, limit, wanted or EventQuery(), newest=newest)
         )
+
+    async def standings(self) -> tuple[Standing, ...]:
+        """Return what every account uses up by the books, and counted anew: of one state of the database."""
+        return await self._writer.read(quota.standings)
 
     async def verify(self, noted: Head | None = None) -> Verified:
         """Walk the whole chain of events. `noted`: a head written down outside, which must still be in it."""

@@ -5,6 +5,7 @@ must defend something. Bodies are JSON text: they can be read with any SQL shell
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     Float,
     Index,
@@ -35,7 +36,19 @@ resource = Table(
     Column("created_at", Float, nullable=False),
     Column("deleted_at", Float),
     Column("revision", BigInteger, nullable=False, index=True),
+    Column("counts", Text, nullable=False, server_default=text("'{}'")),
     UniqueConstraint("kind", "project", "name", name="one_name"),
+)
+
+quota = Table(
+    "quota",
+    METADATA,
+    Column("account", String(80), primary_key=True),
+    Column("counter", String(32), primary_key=True),
+    Column("used", BigInteger, nullable=False),
+    Column("ceiling", BigInteger),
+    Column("parent", String(80), nullable=False),
+    CheckConstraint("used >= 0", name="never_below_nothing"),
 )
 
 placement = Table(

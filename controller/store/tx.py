@@ -75,10 +75,14 @@ def insert_resource(tx: Tx, row: AnyResource) -> None:
     tx.put(row)
 
 
+_JSON = ("labels", "spec", "status", "counts")
+"""A resource's columns that hold JSON."""
+
+
 def resource_values(row: AnyResource) -> dict[str, Any]:
     """Return a resource as column values."""
-    plain = {name: getattr(row, name) for name in row.__struct_fields__ if name not in ("labels", "spec", "status")}
-    return plain | {name: to_json(getattr(row, name)).decode() for name in ("labels", "spec", "status")}
+    plain = {name: getattr(row, name) for name in row.__struct_fields__ if name not in _JSON}
+    return plain | {name: to_json(getattr(row, name)).decode() for name in _JSON}
 
 
 def resource_from(row: Any) -> AnyResource:
@@ -86,10 +90,11 @@ def resource_from(row: Any) -> AnyResource:
     kind = kind_named(row["kind"])
     what = f"stored {row['kind']} {row['id']}"
     return Resource(
-        **{key: row[key] for key in row if key not in ("labels", "spec", "status")},
+        **{key: row[key] for key in row if key not in _JSON},
         labels=from_json(row["labels"], dict[str, str], what),
         spec=from_json(row["spec"], kind.spec, what),
         status=from_json(row["status"], kind.status, what),
+        counts=from_json(row["counts"], dict[str, int], what),
     )
 
 

@@ -88,6 +88,7 @@ class WorkingSet:
         self._by_kind: dict[str, dict[Id, AnyResource]] = defaultdict(dict)
         self._by_owner: dict[Id, set[Id]] = defaultdict(set)
         self._users: dict[Id, set[Id]] = defaultdict(set)
+        self._counted: dict[str, dict[str, int]] = defaultdict(dict)
         self._placements: dict[Id, Placement] = {}
         self._on_host: dict[HostId, dict[Id, Placement]] = defaultdict(dict)
         self._members: dict[Id, dict[Id, Membership]] = defaultdict(dict)
@@ -169,6 +170,10 @@ class WorkingSet:
     def _whole(self, row: AnyResource) -> AnyResource:
         owner = self._resources.get(row.owner) if row.owner else None
         return row if owner is None else self._whole(owner)
+
+    def counted(self, project: str) -> Mapping[str, int]:
+        """Return what the things of a project use up of its quota, by counter; what is not used is not named."""
+        return self._counted.get(project, {})
 
     def name_of(self, resource: str) -> str:
         """Return the name behind an id, or the id itself where it is gone."""
@@ -358,6 +363,7 @@ class WorkingSet:
 
     def _resource(self, row: AnyResource, *, there: bool) -> None:
         before = self._resources.pop(row.id, None)
+        self._count(row.project, before.counts if before else {}, row.counts if there else {})
         if before:
             self._by_kind[row.kind].pop(row.id, None)
             self._by_name.pop((row.kind, row.project, row.name), None)
@@ -377,6 +383,18 @@ class WorkingSet:
             self._users[target].add(row.id)
         if row.owner:
             self._by_owner[row.owner].add(row.id)
+
+    def _count(self, project: str, before: dict[str, int], after: dict[str, int]) -> None:
+        if before == after:
+            return
+        counted = self._counted[project]
+        for sign, counts in ((-1, before), (1, after)):
+            for name, amount in counts.items():
+                counted[name] = counted.get(name, 0) + sign * amount
+                if not counted[name]:
+                    del counted[name]
+        if not counted:
+            del self._counted[project]
 
     def _typed(self, row: AnyRow, *, there: bool) -> None:  # noqa: PLR0912 - a table of the union's members
         match row:

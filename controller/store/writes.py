@@ -153,6 +153,35 @@ class PutEnrolment(Write, frozen=True):
     enrolment: Enrolment
 
 
+class SetLimits(Write, frozen=True):
+    """Set what an account may use up: its project's or its domain's things together. What it uses already stays."""
+
+    account: str
+    limits: dict[str, int | None]
+    """By counter, every one there is; None: no limit."""
+    parent: str = ""
+    """The account that is charged along with it, a project's domain's; empty: none."""
+
+
+class DropAccount(Write, frozen=True):
+    """Forget the account of a project or domain that goes."""
+
+    account: str
+
+
+class Recharge(Write, frozen=True):
+    """Have a thing count what it should: it was stored by a release that counted otherwise. Refused (Conflict) where
+    it changed meanwhile. What its account uses up is set by the Recount that must follow."""
+
+    resource: Id
+    counted: dict[str, int]
+    counts: dict[str, int]
+
+
+class Recount(Write, frozen=True):
+    """Set all that accounts use up to what the things in them count, whatever the limits."""
+
+
 class Poke(Write, frozen=True):
     """Have another resource looked at."""
 
@@ -185,6 +214,10 @@ AnyWrite = (
     | PutToken
     | RemoveToken
     | PutEnrolment
+    | SetLimits
+    | DropAccount
+    | Recharge
+    | Recount
     | Poke
     | Forget
 )

@@ -50,6 +50,7 @@ def test_the_check_finds_every_missing_part() -> None:
         "the command skerry bare",
         "a description of spec.colour",
         "what its column WEIGHT shows",
+        "what a quota counts of it",
         "its part of docs/reference/kinds.md",
     ):
         assert f"kind bare lacks {part}" in said

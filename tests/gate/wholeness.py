@@ -11,6 +11,7 @@ from unittest.mock import MagicMock
 
 import click
 
+from common.kinds import COUNTERS
 from common.kinds.kind import AnyKind, fields
 from controller.api.extras import extras
 from controller.api.openapi import openapi
@@ -23,7 +24,7 @@ TOP = Path(__file__).parents[2]
 
 def lacks(kind: AnyKind) -> list[str]:
     """Return what a kind lacks, each in words."""
-    parts = (_pages, _routes, _handlers, _openapi, _commands, _words, _docs)
+    parts = (_pages, _routes, _handlers, _openapi, _commands, _words, _counters, _docs)
     return [f"kind {kind.name} lacks {missing}" for part in parts for missing in part(kind)]
 
 
@@ -100,6 +101,19 @@ def _words(kind: AnyKind) -> Iterator[str]:
         known = there.__struct_fields__ if there else ("name", "created_at", "owner", "project", "labels")
         if (name or place) not in known:
             yield f"what its column {column.title} shows ({column.path})"
+
+
+def _counters(kind: AnyKind) -> Iterator[str]:
+    page = f"controller/kinds/{kind.name}.py"
+    if kind.counters is None:
+        yield "what a quota counts of it (counters=(), where that is nothing)"
+        return
+    there = find_spec(f"controller.kinds.{kind.name}") is not None
+    if len(kind.counters) > 1 and there and not hasattr(import_module(f"controller.kinds.{kind.name}"), "counts"):
+        yield f"a function counts in {page}, which says how much of each counter"
+    for counter in kind.counters:
+        if [one for one in COUNTERS if one.name == counter.name] != [counter]:
+            yield f"a counter of its own: {counter.name} is another one's"
 
 
 def _docs(kind: AnyKind) -> Iterator[str]:

@@ -4,7 +4,7 @@ import pytest
 
 from common.errors import Conflict
 from controller.kinds.outcome import Do, Done, Wait
-from controller.store.writes import Forget
+from controller.store.writes import DropAccount, Forget
 from tests.kinds.bench import Bench
 
 
@@ -34,7 +34,10 @@ async def test_it_waits_for_what_is_still_going(bench: Bench) -> None:
     assert isinstance(waiting, Wait)
     assert waiting.message == "1 things of it are still being deleted"
     await bench.buried([network], [])
-    assert bench.plan(project) == Do(writes=(Forget(resource=project.id),), say="forgetting the project")
+    writes = (Forget(resource=project.id), DropAccount(account="project/shop"))
+    assert bench.plan(project) == Do(writes=writes, say="forgetting the project")
+    await bench.rest(project)
+    assert not [one for one in await bench.store.standings() if one.account == "project/shop"]
 
 
 async def test_the_root_volume_of_a_vm_that_goes_does_not_hold_it(bench: Bench) -> None:
