@@ -42,10 +42,11 @@ class Dialer:
         self._at = 0
         self._clock = clock
         self._context = identity.context()
+        self._renewing = asyncio.Lock()
         self._open: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(ssl=self._context, force_close=True, limit=32)
+        connector = aiohttp.TCPConnector(force_close=True, limit=32)
         timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_LIMIT_S, sock_read=SILENCE_LIMIT_S)
         self._open = aiohttp.ClientSession(connector=connector, timeout=timeout)
         return self
@@ -85,7 +86,11 @@ class Dialer:
         try:
             async with asyncio.timeout(CONNECT_LIMIT_S):
                 return await self._http.ws_connect(
-                    f"{self.url}/link", heartbeat=HEARTBEAT_S, max_msg_size=MAX_MESSAGE_BYTES, compress=0
+                    f"{self.url}/link",
+                    heartbeat=HEARTBEAT_S,
+                    max_msg_size=MAX_MESSAGE_BYTES,
+                    compress=0,
+                    ssl=self._context,
                 )
         except aiohttp.WSServerHandshakeError as err:
             raise Temporary(await self._refusal(err.status)) from err
@@ -97,7 +102,10 @@ class Dialer:
     async def _refusal(self, status: int) -> str:
         """Ask once more in plain HTTP, since a failed upgrade does not show the problem document."""
         try:
-            async with asyncio.timeout(CONNECT_LIMIT_S), self._http.get(f"{self.url}/link") as response:
+            async with (
+                asyncio.timeout(CONNECT_LIMIT_S),
+                self._http.get(f"{self.url}/link", ssl=self._context) as response,
+            ):
                 problem = msgspec.json.decode(await response.content.read(65536), type=Problem)
                 return f"the controller refused: {problem.detail}" + (f"; {problem.fix}" if problem.fix else "")
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError):
@@ -121,7 +129,7 @@ class Dialer:
         have = file.tell()
         headers = {"Range": f"bytes={have}-"} if have else {}
         url = f"{self.url}/images/{digest.removeprefix('sha256:')}"
-        async with self._http.get(url, headers=headers) as response:
+        async with self._http.get(url, headers=headers, ssl=self._context) as response:
             if response.status == 416:  # as many bytes as there are, or more: the digest will tell
                 progress(have)
                 return
@@ -142,15 +150,17 @@ class Dialer:
         """Renew the certificate when half of its life is over; try again until it works. Runs until cancelled."""
         while True:
             if self._clock() >= self.identity.renew_at:
-                await self._renew()
+                await self.renew()
             await asyncio.sleep(RENEW_CHECK_S)
 
-    async def _renew(self) -> None:
-        try:
-            self.identity = await join.renew(self.identity, self.url)
-        except SkerryError as err:
-            log.warning("certificate not renewed", problem=err.detail, fix=err.fix, again_in_s=RENEW_CHECK_S)
-            return
-        # The context in use takes the new pair for its next connections; the link that stands keeps the old one.
-        self._context.load_cert_chain(self.identity.path)
+    async def renew(self) -> bool:
+        """Fetch the next certificate, and whom to trust, for the connections from now on; say whether it worked."""
+        async with self._renewing:
+            try:
+                self.identity = await join.renew(self.identity, self.url)
+            except SkerryError as err:
+                log.warning("certificate not renewed", problem=err.detail, fix=err.fix, again_in_s=RENEW_CHECK_S)
+                return False
+        self._context = self.identity.context()
         log.info("certificate renewed", serial=self.identity.serial)
+        return True

@@ -67,7 +67,7 @@ async def join(url: str, token_text: str, path: Path, *, force: bool = False) ->
     body = JoinRequest(token=token.text().reveal(), csr=_csr(key))
     async with _http(tls.client_context(ca_pem=ca_pem)) as http:
         enrolled = await _post(http, f"{base}/join", body)
-    return _write(path, base, key, enrolled, ca_pem)
+    return _write(path, base, key, enrolled)
 
 
 async def renew(identity: Identity, url: str) -> Identity:
@@ -75,7 +75,7 @@ async def renew(identity: Identity, url: str) -> Identity:
     key = ec.generate_private_key(ec.SECP256R1())
     async with _http(identity.context()) as http:
         enrolled = await _post(http, f"{url}/renew", RenewRequest(csr=_csr(key)))
-    return _write(identity.path, identity.url, key, enrolled, identity.ca_pem)
+    return _write(identity.path, identity.url, key, enrolled)
 
 
 def load(path: Path) -> Identity:
@@ -105,35 +105,39 @@ def _refuse_twice(path: Path) -> None:
 def _parse(text: str, path: Path) -> Identity:
     head, _, _ = text.partition(_BEGIN)
     fields = dict(line.split(": ", 1) for line in head.splitlines() if line)
-    own, ca = x509.load_pem_x509_certificates(text.encode())
+    own, *trusted = x509.load_pem_x509_certificates(text.encode())
+    if not trusted:
+        raise ValueError("it names no certificate authority")
     start, end = own.not_valid_before_utc.timestamp(), own.not_valid_after_utc.timestamp()
     return Identity(
         url=fields["url"],
         host=HostId(Id(fields["host"])),
         name=fields["name"],
-        ca_pem=ca.public_bytes(serialization.Encoding.PEM).decode(),
+        ca_pem=_pem(trusted),
         serial=tls.serial_text(own.serial_number),
         renew_at=(start + end) / 2,
         path=path,
     )
 
 
-def _write(path: Path, url: str, key: ec.EllipticCurvePrivateKey, enrolled: Enrolled, ca_pem: str) -> Identity:
+def _write(path: Path, url: str, key: ec.EllipticCurvePrivateKey, enrolled: Enrolled) -> Identity:
     own_key = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode()
-    parts = (own_key, enrolled.certificate, ca_pem)
+    parts = (own_key, enrolled.certificate, enrolled.ca)
     head = f"url: {url}\nhost: {enrolled.host_id}\nname: {enrolled.host_name}\n\n"
     text = head + "".join(part.strip() + "\n" for part in parts)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
     try:
         identity = _parse(text, path)
         certificate = x509.load_pem_x509_certificate(enrolled.certificate.encode())
-        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(ca_pem.encode()))
-    except (ValueError, TypeError, KeyError, InvalidSignature) as err:
+        trusted = x509.load_pem_x509_certificates(enrolled.ca.encode())
+    except (ValueError, KeyError) as err:
         raise Invalid(f"the controller answered with a certificate that is of no use: {err}") from err
     if certificate.public_key() != key.public_key():
         raise Invalid("the controller answered with a certificate for another key")
+    if not any(_issued(certificate, one) for one in trusted):
+        raise Invalid("the controller answered with a certificate of none of the authorities that came with it")
     write_private(path, text.encode())
     return identity
 
@@ -159,15 +163,35 @@ async def _fetch_ca(base: str, token: JoinToken) -> str:
     async with _http(tls.unverified_context()) as http, _answer(http.get(f"{base}/ca"), base) as response:
         text = (await response.content.read(_BODY_BYTES)).decode(errors="replace")
     try:
-        found = tls.fingerprint(text)
-    except Invalid as err:
+        shown = x509.load_pem_x509_certificates(text.encode())
+    except ValueError as err:
         raise Denied(f"{base} is no Skerry controller: it shows no CA certificate", fix="check the URL") from err
-    if found != token.fingerprint:
+    meant = [one for one in shown if one.fingerprint(hashes.SHA256()).hex() == token.fingerprint]
+    if not meant:
+        found = shown[0].fingerprint(hashes.SHA256()).hex()
         raise Denied(
             f"{base} is not the controller this token is for: its CA is {found}, the token's {token.fingerprint}",
-            fix="check the URL; if it is right, someone is in between, or the controller was set up anew: new token",
+            fix="check the URL; if it is right, someone is in between, or the authority is a new one: take a new token",
         )
-    return text
+    return _pem(_vouched_for(meant[0], shown))
+
+
+def _vouched_for(meant: x509.Certificate, shown: list[x509.Certificate]) -> list[x509.Certificate]:
+    """Return the authority that a token means, and those for whose keys it vouches: the one before it, or after."""
+    vouched = [one.public_key() for one in shown if one != meant and _issued(one, meant)]
+    return [meant, *(one for one in shown if one.public_key() in vouched and _issued(one, one) and one != meant)]
+
+
+def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _pem(found: list[x509.Certificate]) -> str:
+    return "".join(one.public_bytes(serialization.Encoding.PEM).decode() for one in found)
 
 
 async def _post(http: aiohttp.ClientSession, url: str, body: JoinRequest | RenewRequest) -> Enrolled:

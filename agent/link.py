@@ -36,6 +36,7 @@ from common.protocol import (
     Metrics,
     ReadSerialLog,
     Refused,
+    Renew,
     Reply,
     StreamCredit,
     StreamData,
@@ -56,6 +57,8 @@ FIRST_PAUSE_S = 0.2
 PAUSE_GROWTH = 1.5
 PAUSE_CAP_S = 15.0
 REFUSED_PAUSE_S = 5.0
+
+RENEW_WITHIN_S = 3600.0
 
 CONTROLLERS = "controllers"
 """The fact that names the addresses of a cloud's controllers, where it has several."""
@@ -171,10 +174,17 @@ class Link:
         ws = await self._dialer.websocket()
         try:
             welcome = await self._greet(ws, inventory)
-            session = _Session(ws, self._memory, self._loop, self._outbox, self._host)
+            session = _Session(
+                ws, memory=self._memory, loop=self._loop, outbox=self._outbox, host=self._host, renew=self._renew
+            )
             return True, await session.serve(welcome)
         finally:
             await _close(ws)
+
+    async def _renew(self, within_s: float) -> bool:
+        """Fetch the next certificate at some moment; say whether it worked."""
+        await asyncio.sleep(min(max(within_s, 0.0), RENEW_WITHIN_S) * self._chance())
+        return await self._dialer.renew()
 
     async def _greet(self, ws: aiohttp.ClientWebSocketResponse, inventory: Inventory) -> Welcome:
         """Say hello, hear the welcome, and put together what the controller lacks."""
@@ -228,9 +238,17 @@ class _Session:
     """One connection, from its welcome to its end."""
 
     def __init__(
-        self, ws: aiohttp.ClientWebSocketResponse, memory: Memory, loop: Loop, outbox: Outbox, host: Host
+        self,
+        ws: aiohttp.ClientWebSocketResponse,
+        *,
+        memory: Memory,
+        loop: Loop,
+        outbox: Outbox,
+        host: Host,
+        renew: Callable[[float], Awaitable[bool]],
     ) -> None:
         self._ws = ws
+        self._renewed = renew
         self._memory = memory
         self._loop = loop
         self._outbox = outbox
@@ -274,6 +292,8 @@ class _Session:
                     await self._batches.put(message)
                 case Call():
                     self._start(group, message)
+                case Renew(within_s=within_s):
+                    self._own(group.create_task(self._renew(within_s), name="renewal"))
                 case StreamData() | StreamCredit() | StreamEnd():
                     self._take_frame(message)
                 case Refused(reason=reason):
@@ -329,9 +349,17 @@ class _Session:
         if len(self._calls) >= CALLS:
             self._refuse(call, Temporary(f"the host carries out {CALLS} orders already, its limit"))
             return
-        task = group.create_task(self._carry_out(call), name=f"call {call.call}")
+        self._own(group.create_task(self._carry_out(call), name=f"call {call.call}"))
+
+    def _own(self, task: asyncio.Task[None]) -> None:
+        """Have a task end with the session."""
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
+
+    async def _renew(self, within_s: float) -> None:
+        """Dial again with the next certificate, once there is one."""
+        if await self._renewed(within_s):
+            self._end("the certificate was renewed, as the controller asked")
 
     async def _carry_out(self, call: Call) -> None:
         structlog.contextvars.bind_contextvars(request=call.request)

@@ -48,8 +48,15 @@ class RenewRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     csr: str
 
 
+class NextAuthority(msgspec.Struct, frozen=True, kw_only=True):
+    """The authority that is to follow, as one controller gives it to another: certificate and key, in PEM."""
+
+    certificate: str
+    key: str
+
+
 class Enrolled(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to both: who the host is from now on. `certificate` and `ca` are PEM."""
+    """The answer to both: who the host is from now on. PEM: `certificate`, and `ca`: everyone it is to trust."""
 
     host_id: HostId
     host_name: str

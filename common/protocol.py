@@ -1,7 +1,7 @@
 """Every message between controller and agent: one tagged union each way, msgpack over one websocket per host.
 
 The agent dials. First message up is `Hello`, first down `Welcome` or `Refused`. Then, in any order:
-down `DesiredBatch`, `Call`, stream frames; up `Reports`, `Metrics`, `HostEvent`, `Reply`, stream frames.
+down `DesiredBatch`, `Renew`, `Call`, stream frames; up `Reports`, `Metrics`, `HostEvent`, `Reply`, stream frames.
 A stream (console) is opened by a `Call`, carries `StreamData` both ways against credit, and ends with `StreamEnd`.
 """
 
@@ -191,6 +191,12 @@ class DesiredBatch(Message, frozen=True):
     last: bool = True
 
 
+class Renew(Message, frozen=True):
+    """Fetch your certificate anew, and whom to trust, at some moment in so many seconds; then dial again with it."""
+
+    within_s: float
+
+
 class AttachConsole(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Open the serial console of a VM as stream number `stream`. Reply: empty."""
 
@@ -256,7 +262,7 @@ class StreamEnd(Message, frozen=True):
 
 
 Up = Hello | Reports | Metrics | HostEvent | Reply | StreamData | StreamCredit | StreamEnd
-Down = Welcome | Refused | DesiredBatch | Call | StreamData | StreamCredit | StreamEnd
+Down = Welcome | Refused | DesiredBatch | Renew | Call | StreamData | StreamCredit | StreamEnd
 
 
 def digest(pairs: Iterable[tuple[DocKey, Revision]]) -> str:

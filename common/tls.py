@@ -1,8 +1,8 @@
-"""The TLS of the link: TLS 1.3 only, one CA, and the host's identity from the URI in its certificate."""
+"""The TLS of the link: TLS 1.3 only, the cloud's own CA, and the host's identity from the URI in its certificate."""
 
 import hashlib
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,33 +57,58 @@ def host_of(certificate: Mapping[str, Any] | None) -> Peer:
     )
 
 
-def is_controller(certificate: Mapping[str, Any] | None) -> bool:
-    """Say whether a verified peer certificate is a controller's."""
-    return ("URI", CONTROLLER_URI) in (certificate or {}).get("subjectAltName", ())
+def is_controller(certificate: Mapping[str, Any] | None, now: float) -> bool:
+    """Say whether a verified peer certificate is a controller's, and has not run out."""
+    if not certificate or ssl.cert_time_to_seconds(certificate["notAfter"]) < now:
+        return False
+    return ("URI", CONTROLLER_URI) in certificate.get("subjectAltName", ())
 
 
 def fingerprint(ca_pem: str) -> str:
     """Return the SHA-256 of a certificate's DER, in hex. Raises Invalid where the PEM holds no certificate."""
     start = ca_pem.find(ssl.PEM_HEADER)
+    end = ca_pem.find(ssl.PEM_FOOTER, start)
     try:
-        der = ssl.PEM_cert_to_DER_cert(ca_pem[max(start, 0) :])
+        der = ssl.PEM_cert_to_DER_cert(ca_pem[max(start, 0) : end + len(ssl.PEM_FOOTER)])
     except ValueError as err:
         raise Invalid(f"this is no PEM certificate: {err}") from err
     return hashlib.sha256(der).hexdigest()
 
 
-def server_context(*, certificate: Path, key: Path, ca: Path) -> ssl.SSLContext:
+def server_context(*, certificate: Path, key: Path, ca_pem: str) -> ssl.SSLContext:
     """Return the link server's side: a client certificate is verified where one is shown, and not demanded.
 
     `GET /ca` and `POST /join` come before there is one; every other route asks `host_of`. No session tickets: each
     connection shows its certificate anew, so that a revoked one has no way around the check.
     """
+    context = _listening()
+    context.load_cert_chain(certificate, key)
+    context.load_verify_locations(cadata=ca_pem)
+    return context
+
+
+def front_context(choose: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    """Return a server's context that leaves certificate and trust to another one, chosen for each connection anew."""
+
+    def chosen(connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _front: ssl.SSLContext) -> None:
+        connection.context = choose()
+
+    front = _listening()
+    front.sni_callback = chosen  # called whether or not the client names a server
+    return front
+
+
+_NO_CHECK_TIME = 0x200000
+"""X509_V_FLAG_NO_CHECK_TIME of OpenSSL, for which Python has no name."""
+
+
+def _listening() -> ssl.SSLContext:
+    """A certificate that ran out passes the handshake, so that its host can be told in words: `Peer.expires_at`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0
     context.verify_mode = ssl.CERT_OPTIONAL
-    context.load_cert_chain(certificate, key)
-    context.load_verify_locations(cafile=ca)
+    context.verify_flags |= _NO_CHECK_TIME
     return context
 
 

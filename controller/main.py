@@ -4,7 +4,6 @@ import asyncio
 import fcntl
 import os
 import signal
-import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -31,6 +30,7 @@ from controller.fleet.hosts import ALONE, Hosts
 from controller.fleet.link import LinkServer, serve
 from controller.fleet.replicas import Replicas
 from controller.fleet.sessions import Sessions
+from controller.fleet.succession import Successor, asks, next_authority
 from controller.loop.loop import Loop
 from controller.metrics.history import History
 from controller.metrics.shelf import Keep
@@ -129,8 +129,7 @@ def run_command(settings: Config) -> None:
 async def _initialise(settings: Config, authority: Authority) -> None:
     async with open_store(settings.database_url, system_clock) as store:
         await store.load(alone=not store.shared)
-        if store.shared:
-            await store.require_authority(authority.fingerprint())
+        await _successor(store, authority, Sessions(), new_id("ctl")).begin()
         await bootstrap.ensure_system_project(store, system_clock)
 
 
@@ -138,6 +137,10 @@ def _authority(settings: Config) -> Authority:
     authority = Authority.ensure(settings.state_dir / "pki", system_clock())
     authority.ensure_server(settings.link.names, system_clock())
     return authority
+
+
+def _successor(store: Store, authority: Authority, sessions: Sessions, me: str) -> Successor:
+    return Successor(store, authority, sessions, me=me, clock=system_clock, ask=asks(authority))
 
 
 def _crew(store: Store, sessions: Sessions, loop: Loop, me: str, settings: Config) -> Crew | None:
@@ -176,8 +179,9 @@ async def _run(settings: Config) -> None:
             measures=history,
         )
         if crew:
-            await store.require_authority(authority.fingerprint())
             await crew.enter()
+        successor = _successor(store, authority, sessions, me)
+        await successor.begin()
         await bootstrap.ensure_system_project(store, system_clock)
         loop.start(queue)
         parts = Parts(
@@ -188,8 +192,9 @@ async def _run(settings: Config) -> None:
             choose=loop.inventory.would_choose,
             readiness=lambda: _unready(loop),
             config=settings,
-            authority_fingerprint=authority.fingerprint(),
-            relay=Relay(store, me, authority.peer_context()) if crew else None,
+            authority_fingerprint=authority.fingerprint,
+            successor=successor,
+            relay=Relay(store, me, authority.peer_context) if crew else None,
         )
         api = make_app(parts)
         stop = _stop_on_signals()
@@ -203,13 +208,16 @@ async def _run(settings: Config) -> None:
             ),
         ]
         if crew:
-            replicas = Replicas(store, blobs, me, authority.peer_context())
+            replicas = Replicas(store, blobs, me, authority.peer_context)
             running.append(tasks.create_task(crew.run(), name="crew"))
             running.append(tasks.create_task(replicas.run(), name="replicas"))
         context = authority.server_context()
-        running.append(tasks.create_task(_renew(authority, context, settings), name="renewal"))
+        running.append(tasks.create_task(_renew(authority, settings), name="renewal"))
+        running.append(tasks.create_task(successor.run(), name="succession"))
         running.append(tasks.create_task(_sweep(store, blobs), name="sweep"))
-        link = LinkServer(hosts, sessions, authority.ca_pem).app()
+        link = LinkServer(
+            hosts, sessions, lambda: authority.shown_pem, next_authority=lambda: next_authority(authority)
+        ).app()
         if crew:
             link.add_subapp(PREFIX, make_app(parts, only_controllers()))
         listen = split_listen(settings.link.listen)
@@ -248,10 +256,10 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-async def _renew(authority: Authority, context: ssl.SSLContext, settings: Config) -> None:
+async def _renew(authority: Authority, settings: Config) -> None:
     while True:
         await asyncio.sleep(RENEWAL_EVERY_S)
-        if authority.renew_server(context, settings.link.names, system_clock()):
+        if authority.renew_server(settings.link.names, system_clock()):
             log.info("server certificate renewed")
 
 

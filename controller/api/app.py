@@ -15,6 +15,7 @@ from common.errors import SkerryError
 from common.ids import Entropy
 from common.kinds.kind import AnyKind
 from controller.api.audit import Refusals, Trail
+from controller.api.authority import AuthorityExtras, Successor
 from controller.api.body import MAX_BODY_BYTES
 from controller.api.call import Call, Contexts, Door, Handler
 from controller.api.commit import Committer
@@ -52,11 +53,13 @@ class Parts:
     choose: Choose
     readiness: Readiness
     config: Config
-    authority_fingerprint: str
+    authority_fingerprint: Callable[[], str]
     """SHA-256 of the authority's certificate, in hex: the second half of every join token."""
     version: str = version("skerry")
     clock: Clock = system_clock
     entropy: Entropy = os.urandom
+    successor: Successor | None = None
+    """Has one authority follow another; None: certificates are none of this application's business."""
     relay: Relay | None = None
     """To the other controllers, where there are several."""
     heartbeat_s: float = HEARTBEAT_S
@@ -126,6 +129,7 @@ class _Bound:
         self._relay, self._waiting = parts.relay, waiting
         committer = Committer(store, parts.choose, parts.clock, parts.authority_fingerprint)
         self._resources = Resources(store, contexts, committer)
+        authority = AuthorityExtras(store, parts.successor, parts.clock)
         operations = Operations(store, contexts, waiting, committer)
         histories = Histories(store, parts.measured, parts.clock, parts.relay)
         self._general: Mapping[str, Handler] = {
@@ -136,6 +140,8 @@ class _Bound:
             "events": Events(store, door, waiting, parts.heartbeat_s).read,
             "watch": Watching(store, door, waiting, parts.heartbeat_s).watch,
             "top": histories.top,
+            "ca.show": authority.show,
+            "ca.rotate": authority.rotate,
             "audit": Trail(store).overview,
             "audit.verify": Trail(store).verify,
         }

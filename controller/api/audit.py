@@ -61,7 +61,7 @@ class Refusals:
             actor=caller.actor,
             request=caller.request,
             action=_action(route),
-            kind=route.kind.name if route.kind else "operation",
+            kind=route.kind.name if route.kind else route.action.partition(".")[0].removesuffix("s"),
             resource=row.id if row else Id(""),
             project=_project(caller, route, asked),
             name=name[:63],
@@ -97,7 +97,7 @@ def _result(err: SkerryError) -> EventResult:
 
 def _action(route: Route) -> str:
     if route.kind is None:
-        return "operation.cancel"
+        return route.action.replace("operations.", "operation.")
     part = route.verb or route.extra
     word = part.name if part else {"create": "create", "change": "set", "delete": "delete"}[route.action]
     return f"{route.kind.name}.{word}"

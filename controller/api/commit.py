@@ -47,7 +47,7 @@ MUTATION_PARAMETERS = {
 class Committer:
     """Admits, commits and answers: again where another request came between, once only where a key says so."""
 
-    def __init__(self, store: Store, choose: Choose, clock: Clock, authority_fingerprint: str) -> None:
+    def __init__(self, store: Store, choose: Choose, clock: Clock, authority_fingerprint: Callable[[], str]) -> None:
         self._store = store
         self._choose = choose
         self._clock = clock
@@ -130,7 +130,7 @@ class Committer:
         """A host's join token carries the authority's fingerprint, so that the host knows whom it may believe."""
         if secret is None:
             return ""
-        return f"{secret.reveal()}.{self._fingerprint}" if row.kind == "host" else secret.reveal()
+        return f"{secret.reveal()}.{self._fingerprint()}" if row.kind == "host" else secret.reveal()
 
 
 async def once_of(call: Call) -> Once | None:

@@ -10,8 +10,9 @@ from common.codec import plain
 from common.errors import ERRORS, Problem
 from common.kinds import KINDS
 from common.kinds.kind import AnyKind, Resource, fields
-from controller.api import audit, events, extras, history, operations, watch
+from controller.api import audit, authority, events, extras, history, operations, watch
 from controller.api.audit import Overview
+from controller.api.authority import AuthorityView
 from controller.api.commit import KEY_HEADER, KEYED, MUTATION_PARAMETERS
 from controller.api.history import History, Tops
 from controller.api.preview import Preview
@@ -31,6 +32,7 @@ QUERIES: Mapping[str, Mapping[str, str]] = {
     "events": events.PARAMETERS,
     "watch": watch.PARAMETERS,
     "audit.verify": audit.VERIFY_PARAMETERS,
+    "ca.rotate": authority.ROTATE_PARAMETERS,
     "host.repair": extras.REPAIR_PARAMETERS,
     "host.metrics": history.METRICS_PARAMETERS,
     "vm.log": extras.LOG_PARAMETERS,
@@ -122,7 +124,7 @@ def _parameters(route: Route) -> list[Json]:
         in_header.append(
             {"name": "If-Match", "in": "header", "required": needed, "schema": schema, "description": said}
         )
-    if route.method in KEYED:
+    if route.method in KEYED and route.action != "ca.rotate":
         said = "names this request for 24 hours: repeated with the same key it is carried out once, and answered again"
         form: Json = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
         in_header.append({"name": KEY_HEADER, "in": "header", "required": False, "schema": form, "description": said})
@@ -155,7 +157,7 @@ def _parameter_schema(route: Route, name: str) -> Json:
         return {"type": "array", "items": {"type": "string", "pattern": "^[^=]+=.*$"}}
     if name in _INTEGERS or (name == "after" and route.action == "events"):
         return {"type": "integer", "minimum": 0}
-    if name in ("follow", "dry_run"):
+    if name in ("follow", "dry_run", "go_on"):
         return {"type": "boolean"}
     if name == "result":
         return {"type": "string", "enum": list(events.RESULTS)}
@@ -215,6 +217,8 @@ def _responses(route: Route) -> Json:
         codes |= {409, 503}
     if route.action == "metrics":
         codes |= {401, 403}
+    if route.action in ("ca.show", "ca.rotate"):
+        codes |= {404, 409, 503}
     problems = {str(code): {"$ref": f"#/components/responses/{_response_name(code)}"} for code in sorted(codes)}
     return _success(route) | problems
 
@@ -254,6 +258,9 @@ def _general_success(route: Route) -> Json:
             return {"200": _json("Tops", "The newest figures, the busiest first.")}
         case "audit":
             return {"200": _json("Overview", "What the audits found, host by host.")}
+        case "ca.show" | "ca.rotate":
+            found = {"200": _json("AuthorityView", "How it stands.")}
+            return found | ({"202": _json("AuthorityView", "How it stands from now on.")} if route.mutates else {})
         case "audit.verify":
             return {"200": _json("Verified", "What was found, and the chain's head.")}
         case "whoami":
@@ -305,7 +312,19 @@ def _problem_response(status: int) -> Json:
 
 
 def _schemas() -> Json:
-    views = (History, Overview, OperationOne, OperationView, EventView, Preview, Tops, Verified, WhoAmI, Why)
+    views = (
+        AuthorityView,
+        History,
+        Overview,
+        OperationOne,
+        OperationView,
+        EventView,
+        Preview,
+        Tops,
+        Verified,
+        WhoAmI,
+        Why,
+    )
     types: list[Any] = [Problem, *views, NewResource, Patch]
     for kind in KINDS:
         types += [kind.spec, kind.status, *(verb.takes for verb in kind.verbs if verb.takes.__struct_fields__)]

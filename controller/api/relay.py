@@ -6,7 +6,7 @@ certificate; that one admits the caller itself, by the same token. A request is 
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -14,6 +14,7 @@ import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.typedefs import Middleware
 
+from common.clock import system_clock
 from common.errors import Denied, Temporary
 from common.ids import Id
 from common.kinds.kind import AnyResource
@@ -41,7 +42,7 @@ _PASSED = ("Authorization", "Accept", "X-Request-Id")
 class Relay:
     """Passes requests on to the controllers that can answer them. `me` is this one's id."""
 
-    def __init__(self, store: Store, me: str, context: ssl.SSLContext) -> None:
+    def __init__(self, store: Store, me: str, context: Callable[[], ssl.SSLContext]) -> None:
         self._store = store
         self._me = me
         self._context = context
@@ -114,7 +115,7 @@ class Relay:
 
     @asynccontextmanager
     async def _asking(self, url: str, limit: aiohttp.ClientTimeout) -> AsyncIterator[aiohttp.ClientSession]:
-        connector = aiohttp.TCPConnector(ssl=self._context, force_close=True)
+        connector = aiohttp.TCPConnector(ssl=self._context(), force_close=True)
         try:
             async with aiohttp.ClientSession(connector=connector, timeout=limit) as http:
                 yield http
@@ -131,7 +132,8 @@ def only_controllers() -> Middleware:
     @web.middleware
     async def middleware(request: web.Request, handler: Next) -> web.StreamResponse:
         transport = request.transport
-        if not is_controller(transport.get_extra_info("peercert") if transport is not None else None):
+        certificate = transport.get_extra_info("peercert") if transport is not None else None
+        if not is_controller(certificate, system_clock()):
             raise Denied("this is for other controllers of this cloud", fix="use the API's own address")
         return await handler(request)
 

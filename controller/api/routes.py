@@ -9,7 +9,8 @@ from common.kinds.kind import AnyKind, Extra, Role, Scope, Verb
 Action = Literal[
     "list", "create", "show", "change", "delete", "verb", "extra",
     "operations.list", "operations.show", "operations.cancel",
-    "events", "watch", "audit", "audit.verify", "top", "whoami", "openapi", "health", "ready", "metrics",
+    "events", "watch", "audit", "audit.verify", "ca.show", "ca.rotate", "top",
+    "whoami", "openapi", "health", "ready", "metrics",
 ]  # fmt: skip
 
 
@@ -121,6 +122,14 @@ GENERAL = (
     Route(
         method="GET", path="/v1/audit/verify", action="audit.verify",
         summary="Verify that no event was changed, removed, inserted or moved (project system).",
+    ),
+    Route(
+        method="GET", path="/v1/ca", action="ca.show",
+        summary="Show how the certificate authority stands, and which hosts are behind (project system).",
+    ),
+    Route(
+        method="POST", path="/v1/ca/rotate", action="ca.rotate",
+        summary="Have a new certificate authority follow, or (go_on) wait no longer for hosts (project system).",
     ),
     Route(method="GET", path="/openapi.json", action="openapi", summary="This document.", public=True),
     Route(method="GET", path="/healthz", action="health", summary="Say that the process runs.", public=True),

@@ -32,6 +32,12 @@ def _why() -> click.Command:
     return by_kind("why", "why", "Why a thing is not as wished.", "skerry why vm web")
 
 
+def _ca() -> click.Command:
+    from controller.cli.authority import group  # noqa: PLC0415
+
+    return group()
+
+
 def _audit() -> click.Command:
     from controller.cli.audit import group  # noqa: PLC0415
 
@@ -96,6 +102,7 @@ EVERYDAY: dict[str, tuple[str, Build]] = {
     "events": ("What happened, and (--follow) what happens now.", _events),
     "watch": ("Things and operations as they change, from any revision on.", _watch),
     "operation": ("What was asked for: list, show, wait, cancel.", _operation),
+    "ca": ("The cloud's certificate authority: how it stands, and having another one follow it.", _ca),
     "audit": ("Compare wish and reality on a host; verify that history was not changed.", _audit),
 }
 SETUP: dict[str, tuple[str, Build]] = {

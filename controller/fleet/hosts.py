@@ -42,8 +42,8 @@ from controller.fleet.lies import Lie, Lies, is_late, judge
 from controller.fleet.repair import Plan, plan_repairs
 from controller.fleet.sessions import Session, Sessions, Told
 from controller.metrics.intake import SLOT_S, UNKEPT, Measures
-from controller.pki.authority import Authority
-from controller.store.rows import EPOCH, Change, Document, Enrolment, Event, Link, Put
+from controller.pki.authority import Authority, Signed
+from controller.store.rows import EPOCH, Change, Document, Enrolment, Event, Given, Link, Put
 from controller.store.store import Store
 
 log = structlog.get_logger(__name__)
@@ -156,7 +156,7 @@ class Hosts:
         if enrolment.join_expires_at < self._clock():
             raise Denied(f"the join token of host {row.name} is out of date", fix=_NEW_TOKEN)
         signed = self._authority.sign_host(csr_pem, enrolment.host, self._clock())
-        if await self._store.use_join_token(wanted, signed.serial) is None:
+        if await self._store.use_join_token(wanted, _given(signed)) is None:
             raise Denied(f"the join token of host {row.name} was used meanwhile", fix=_NEW_TOKEN)
         await self._happened(row, "joined", "its agent joined")
         return Enrolled(host_id=enrolment.host, host_name=row.name, certificate=signed.pem, ca=self._authority.ca_pem)
@@ -168,7 +168,7 @@ class Hosts:
         """Give a host its next certificate."""
         row = self._row(peer.host)
         signed = self._authority.sign_host(csr_pem, peer.host, self._clock())
-        if await self._store.renewed(peer.host, peer.serial, signed.serial) is None:
+        if await self._store.renewed(peer.host, peer.serial, _given(signed)) is None:
             raise Denied(f"host {row.name} is not enrolled any more", fix=_NEW_TOKEN)
         return Enrolled(host_id=peer.host, host_name=row.name, certificate=signed.pem, ca=self._authority.ca_pem)
 
@@ -198,6 +198,8 @@ class Hosts:
         await self._links.take(session.host)
         await self._note_boot(session.host, hello)
         anew = await self._is_of_another_past(session.host, hello)
+        if session.peer.serial == enrolment.certificate_serial and not enrolment.confirmed:
+            await self._store.confirm(session.host, session.peer.serial)
         vtep, mtu = hello.inventory.vtep, hello.inventory.underlay_mtu
         if (vtep, mtu) != (enrolment.vtep, enrolment.underlay_mtu):
             await self._store.note_endpoint(session.host, vtep, mtu)
@@ -503,6 +505,10 @@ class Hosts:
                 after=b"",
             )
         )
+
+
+def _given(signed: Signed) -> Given:
+    return Given(serial=signed.serial, expires_at=signed.expires_at, authority=signed.authority, trusts=signed.trusts)
 
 
 def _clipped(report: Report) -> Report:

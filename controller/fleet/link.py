@@ -9,6 +9,7 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from socket import socket
 from typing import Any, NamedTuple, cast
 
@@ -20,7 +21,7 @@ from common.clock import Clock, system_clock
 from common.codec import from_json, to_json, to_pack
 from common.errors import Denied, NotFound, RateLimited, SkerryError, TooLarge
 from common.ids import HostId
-from common.joining import JoinRequest, RenewRequest
+from common.joining import JoinRequest, NextAuthority, RenewRequest
 from common.protocol import (
     MAX_MESSAGE_BYTES,
     PROTOCOL,
@@ -62,6 +63,7 @@ DIALS_BURST = 30.0
 """Connections of one host, most of which end at once: a controller that is restarted, or a host that flaps."""
 
 _BODY_BYTES = 64 * 1024
+_JOIN_ANEW = "if the machine is to come back: skerry host token NAME, then skerry-agent join --force URL TOKEN"
 _HEX = re.compile(r"^[0-9a-f]{64}$")
 _up = msgspec.msgpack.Decoder(Up)
 
@@ -86,11 +88,20 @@ class Allowance:
 class LinkServer:
     """The routes of the link's port, over one fleet."""
 
-    def __init__(self, fleet: Fleet, sessions: Sessions, ca_pem: str, clock: Clock = system_clock) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        sessions: Sessions,
+        ca_pem: Callable[[], str],
+        clock: Clock = system_clock,
+        *,
+        next_authority: Callable[[], NextAuthority | None] = lambda: None,
+    ) -> None:
         self._fleet = fleet
         self._sessions = sessions
         self._ca_pem = ca_pem
         self._clock = clock
+        self._next_authority = next_authority
         self._dials: dict[HostId, Allowance] = {}
 
     def app(self) -> web.Application:
@@ -103,6 +114,7 @@ class LinkServer:
                 web.post("/renew", self._renew),
                 web.get("/images/{hex}", self._image),
                 web.get("/link", self._link),
+                web.get("/authority/next", self._next),
             ]
         )
         app.on_shutdown.append(self._stopping)
@@ -112,7 +124,7 @@ class LinkServer:
         await self._sessions.close_all("the controller is stopping")
 
     async def _ca(self, _request: web.Request) -> web.Response:
-        return web.Response(text=self._ca_pem, content_type="application/x-pem-file")
+        return web.Response(text=self._ca_pem(), content_type="application/x-pem-file")
 
     async def _join(self, request: web.Request) -> web.Response:
         body = from_json(await _body(request), JoinRequest, "the join request")
@@ -127,10 +139,18 @@ class LinkServer:
         log.info("host certificate renewed", host=peer.host)
         return web.Response(body=to_json(enrolled), content_type="application/json")
 
+    async def _next(self, request: web.Request) -> web.Response:
+        if not is_controller(_certificate(request), self._clock()):
+            raise Denied("this is for other controllers of this cloud")
+        if (found := self._next_authority()) is None:
+            raise NotFound("no authority is to follow, or its key is not here")
+        log.warning("next authority given to another controller", remote=request.remote)
+        return web.Response(body=to_json(found), content_type="application/json")
+
     async def _image(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["hex"]
         digest = f"sha256:{name[:64]}"
-        if is_controller(_certificate(request)):
+        if is_controller(_certificate(request), self._clock()):
             path, where = self._fleet.image(digest) if _HEX.match(name) else None, "here"
         else:
             peer = self._admitted(request)
@@ -142,15 +162,22 @@ class LinkServer:
 
     def _admitted(self, request: web.Request) -> Peer:
         peer = host_of(_certificate(request))
+        if peer.expires_at < self._clock():
+            day = datetime.fromtimestamp(peer.expires_at, UTC).strftime("%Y-%m-%d %H:%M")
+            raise Denied(f"the certificate of host {peer.host} ran out on {day} UTC", fix=_JOIN_ANEW)
         if self._fleet.is_revoked(peer.host, peer.serial):
             raise Denied(
                 f"the certificate {peer.serial} of host {peer.host} is revoked",
-                fix="if the machine is to come back: skerry host token NAME, then skerry-agent join --force URL TOKEN",
+                fix=_JOIN_ANEW,
             )
         return peer
 
     async def _link(self, request: web.Request) -> web.StreamResponse:
-        peer = self._admitted(request)
+        try:
+            peer = self._admitted(request)
+        except Denied as err:
+            await self._note_denied(request, err)
+            raise
         await self._refuse_flood(peer)
         ws = web.WebSocketResponse(
             heartbeat=HEARTBEAT_S, max_msg_size=MAX_MESSAGE_BYTES, compress=False, timeout=2.0, autoclose=True
@@ -175,6 +202,13 @@ class LinkServer:
                 with suppress(AttributeError):  # asyncio's TLS transport of Python 3.11, where it is closed already
                     request.transport.abort()
         return ws
+
+    async def _note_denied(self, request: web.Request, err: Denied) -> None:
+        """A certificate of ours that opens nothing any more still names its host."""
+        certificate = _certificate(request)
+        if certificate and not is_controller(certificate, 0.0):
+            with suppress(Denied):
+                await self._fleet.turned_away(host_of(certificate).host, err.detail)
 
     async def _refuse_flood(self, peer: Peer) -> None:
         """A host that dials again and again costs no more than a refusal, which sends it away for a while."""

@@ -6,6 +6,7 @@ its certificate; the bytes are kept only where their digest is the one that the 
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +30,7 @@ SILENCE_LIMIT_S = 30.0
 class Replicas:
     """Fetches what this controller lacks. `me` is its id."""
 
-    def __init__(self, store: Store, blobs: Blobs, me: str, context: ssl.SSLContext) -> None:
+    def __init__(self, store: Store, blobs: Blobs, me: str, context: Callable[[], ssl.SSLContext]) -> None:
         self._store = store
         self._seen = store.seen
         self._blobs = blobs
@@ -69,7 +70,7 @@ class Replicas:
 
     async def _fetch_from(self, url: str, spec: ImageSpec) -> None:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_LIMIT_S, sock_read=SILENCE_LIMIT_S)
-        connector = aiohttp.TCPConnector(ssl=self._context, force_close=True)
+        connector = aiohttp.TCPConnector(ssl=self._context(), force_close=True)
         target = f"{url}/images/{spec.digest.removeprefix('sha256:')}"
         async with (
             aiohttp.ClientSession(connector=connector, timeout=timeout) as http,

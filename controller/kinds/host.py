@@ -13,12 +13,11 @@ from controller.kinds.moving import refuse_move
 from controller.kinds.outcome import Do, Done, Outcome, Wait
 from controller.kinds.plain import going, silence
 from controller.store.places import domain_of, rack_of, zone_of
-from controller.store.rows import Capacity, Enrolment
+from controller.store.rows import JOIN_TOKEN_S, Capacity, Enrolment
 from controller.store.working import WorkingSet
 from controller.store.writes import AnyWrite, Forget, ForgetHost, MoveHost, PutEnrolment, SetCapacity
 
 REVEALS = "skj"
-JOIN_TOKEN_S = 24 * 3600.0
 
 
 def admit(row: AnyResource, was: AnyResource | None, seen: WorkingSet, _caller: Caller) -> Spec:

@@ -63,6 +63,18 @@ def ca_certificate(key: Key, now: float) -> x509.Certificate:
     )
 
 
+def voucher(issuer: Issuer, other: x509.Certificate, now: float) -> x509.Certificate:
+    """Return a certificate by which one authority vouches for the key of another: for hosts that know only the one."""
+    key = other.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    return (
+        _builder(other.subject, issuer.certificate.subject, key, now, CA_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs_certificates=True), critical=True)
+        .sign(issuer.key, hashes.SHA256())
+    )
+
+
 def server_certificate(issuer: Issuer, key: Key, names: Sequence[str], now: float) -> x509.Certificate:
     """Return a controller's certificate for these DNS names and IP addresses. Raises Invalid without any.
 

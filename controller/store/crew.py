@@ -8,7 +8,6 @@ from collections.abc import Collection
 
 from sqlalchemy import delete, insert, select, update
 
-from common.errors import Invalid
 from common.ids import HostId, Id
 from controller.store import tables
 from controller.store.queue import LEASE_S
@@ -127,11 +126,11 @@ def ensure_fact(tx: Tx, name: str, value: str) -> str:
     return str(there)
 
 
-def require_authority(tx: Tx, fingerprint: str) -> None:
-    """Have all controllers sign with one authority: hosts hold to it. Raises Invalid for another one."""
-    first = ensure_fact(tx, "authority", fingerprint)
-    if first != fingerprint:
-        raise Invalid(
-            f"this controller's certificate authority is {fingerprint[:16]}…, the other controllers' is {first[:16]}…",
-            fix="copy pki/ca.key and pki/ca.pem from the state_dir of one of them into this one's, then start it again",
-        )
+def swap_fact(tx: Tx, name: str, before: str, after: str) -> bool:
+    """Change what is so for the whole cloud, if it is still as it was seen; say whether it was."""
+    c = tables.fact.c
+    there = tx.run(select(c.value).where(c.name == name)).scalar_one_or_none() or ""
+    if there != before:
+        return False
+    put_fact(tx, name, after)
+    return True

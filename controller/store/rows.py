@@ -208,6 +208,9 @@ class Token(Row, frozen=True):
     role: Role
 
 
+JOIN_TOKEN_S = 24 * 3600.0
+
+
 class Enrolment(Row, frozen=True):
     """How a host may join and what it joined with."""
 
@@ -219,9 +222,26 @@ class Enrolment(Row, frozen=True):
     """Hex; the certificate that is good. Empty: none yet, or revoked."""
     previous_serial: str = ""
     """The one before it, good as well: the answer that brought the newer one may have been lost."""
+    expires_at: float = 0.0
+    """Of the certificate that is good. 0: not known."""
+    authority: str = ""
+    """Which authority signed it, as the SHA-256 of that one's certificate."""
+    trusts: tuple[str, ...] = ()
+    """The authorities that were given with it."""
+    confirmed: bool = False
+    """Whether the host has shown it."""
     vtep: str = ""
     """Where other hosts tunnel to, as it last said hello."""
     underlay_mtu: int = 1500
+
+
+class Given(Row, frozen=True):
+    """A certificate that a host was given. The fields are those of `Enrolment`."""
+
+    serial: str
+    expires_at: float = 0.0
+    authority: str = ""
+    trusts: tuple[str, ...] = ()
 
 
 class Capacity(Row, frozen=True):

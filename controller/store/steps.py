@@ -14,7 +14,7 @@ from common.kinds.kind import Resource
 from controller.store import chain, claims, graves, members, quota, tables
 from controller.store.mutations import close_operations, happened, poke
 from controller.store.prepared import Prepared
-from controller.store.rows import Capacity, Document, Enrolment, Token
+from controller.store.rows import Capacity, Document, Enrolment, Given, Token
 from controller.store.tx import Tx, document_from, insert_resource
 from controller.store.writes import (
     AnyWrite,
@@ -306,28 +306,49 @@ def note_endpoint(tx: Tx, host: HostId, vtep: str, underlay_mtu: int) -> None:
         put_enrolment(tx, msgspec.structs.replace(found, vtep=vtep, underlay_mtu=underlay_mtu))
 
 
-def use_join_token(tx: Tx, digest: str, serial: str) -> Enrolment | None:
+def use_join_token(tx: Tx, digest: str, given: Given) -> Enrolment | None:
     """Use up a join token and note the certificate it was given; None where it is unknown, used or out of date."""
     table = tables.enrolment
     body = tx.run(select(table.c.body).where(table.c.join_digest == digest)).scalar_one_or_none()
     found = msgspec.json.decode(body, type=Enrolment) if body else None
     if not digest or found is None or found.join_expires_at < tx.now:
         return None
-    used = msgspec.structs.replace(found, join_digest="", certificate_serial=serial, previous_serial="")
+    used = _with(msgspec.structs.replace(found, join_digest=""), given, before="")
     put_enrolment(tx, used)
     return used
 
 
-def renewed(tx: Tx, host: HostId, shown: str, serial: str) -> Enrolment | None:
+def renewed(tx: Tx, host: HostId, shown: str, given: Given) -> Enrolment | None:
     """Note a host's next certificate; the one it showed stays good, since the answer may be lost on its way."""
     table = tables.enrolment
     body = tx.run(select(table.c.body).where(table.c.host == host)).scalar_one_or_none()
     found = msgspec.json.decode(body, type=Enrolment) if body else None
     if found is None or not found.certificate_serial:
         return None
-    after = msgspec.structs.replace(found, previous_serial=shown, certificate_serial=serial)
+    after = _with(found, given, before=shown)
     put_enrolment(tx, after)
     return after
+
+
+def _with(enrolment: Enrolment, given: Given, before: str) -> Enrolment:
+    return msgspec.structs.replace(
+        enrolment,
+        certificate_serial=given.serial,
+        previous_serial=before,
+        expires_at=given.expires_at,
+        authority=given.authority,
+        trusts=given.trusts,
+        confirmed=False,
+    )
+
+
+def confirm(tx: Tx, host: HostId, serial: str) -> None:
+    """Note that a host has shown the certificate that it was last given."""
+    table = tables.enrolment
+    body = tx.run(select(table.c.body).where(table.c.host == host)).scalar_one_or_none()
+    found = msgspec.json.decode(body, type=Enrolment) if body else None
+    if found is not None and found.certificate_serial == serial and not found.confirmed:
+        put_enrolment(tx, msgspec.structs.replace(found, confirmed=True))
 
 
 def _forget(tx: Tx, resource: Id) -> None:

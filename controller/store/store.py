@@ -21,6 +21,7 @@ from controller.store.rows import (
     Enrolment,
     Event,
     EventQuery,
+    Given,
     Head,
     Operation,
     QueueRow,
@@ -228,17 +229,21 @@ class Store:
         pairs = tuple(gone)
         return await self._writer.submit(lambda tx: steps.acknowledge(tx, host, pairs))
 
-    async def use_join_token(self, digest: str, serial: str) -> Enrolment | None:
+    async def use_join_token(self, digest: str, given: Given) -> Enrolment | None:
         """Use up a join token; None where it is no good."""
-        return await self._writer.submit(lambda tx: steps.use_join_token(tx, digest, serial))
+        return await self._writer.submit(lambda tx: steps.use_join_token(tx, digest, given))
 
     async def note_endpoint(self, host: HostId, vtep: str, underlay_mtu: int) -> None:
         """Note what a host said at its hello of where others reach it."""
         await self._writer.submit(lambda tx: steps.note_endpoint(tx, host, vtep, underlay_mtu))
 
-    async def renewed(self, host: HostId, shown: str, serial: str) -> Enrolment | None:
+    async def renewed(self, host: HostId, shown: str, given: Given) -> Enrolment | None:
         """Note a host's next certificate; the one it showed stays good. None: it is not enrolled any more."""
-        return await self._writer.submit(lambda tx: steps.renewed(tx, host, shown, serial))
+        return await self._writer.submit(lambda tx: steps.renewed(tx, host, shown, given))
+
+    async def confirm(self, host: HostId, serial: str) -> None:
+        """Note that a host has shown the certificate that it was last given."""
+        await self._writer.submit(lambda tx: steps.confirm(tx, host, serial))
 
     async def append(self, event: Event) -> None:
         """Append to the event table."""
@@ -279,9 +284,9 @@ class Store:
 
     # --- controllers ------------------------------------------------------------------------------------------------
 
-    async def require_authority(self, fingerprint: str) -> None:
-        """Have all controllers sign with one authority. Raises Invalid where the others have another one."""
-        await self._writer.submit(lambda tx: crew.require_authority(tx, fingerprint))
+    async def swap_fact(self, name: str, before: str, after: str) -> bool:
+        """Have something be so for the whole cloud, if it is still as it was seen. Empty: it was never said."""
+        return await self._writer.submit(lambda tx: crew.swap_fact(tx, name, before, after))
 
     async def enter(self, me: Controller) -> None:
         """Note that a controller lives."""

@@ -315,7 +315,7 @@ async def world(directory: Path, config: Config | None = None, **parts: Any) -> 
                     choose=loop.inventory.would_choose,
                     readiness=lambda: made.unready,
                     config=config or Config(),
-                    authority_fingerprint=FINGERPRINT,
+                    authority_fingerprint=lambda: FINGERPRINT,
                     clock=clock,
                     **parts,
                 )

@@ -14,19 +14,22 @@ from link_bench import NAMES, Agent, Shelf, eventually, hello
 from agent import join
 from agent.join import Identity
 from agent.memory import open_memory
+from common.clock import system_clock
 from common.codec import to_pack
 from common.documents import VolumeDoc
 from common.faults import Faults
 from common.ids import HostId, Id, new_id
 from common.protocol import Down, Hello, Welcome
-from controller.fleet.hosts import Hosts
+from controller.fleet.crew import Crew
+from controller.fleet.hosts import ALONE, Hosts
 from controller.fleet.link import LinkServer, serve
 from controller.fleet.sessions import Sessions
+from controller.fleet.succession import Successor, asks, next_authority
 from controller.kinds import admission
 from controller.loop.loop import Loop
 from controller.pki.authority import Authority
 from controller.store.opening import open_store
-from controller.store.rows import Event, EventQuery
+from controller.store.rows import Controller, Event, EventQuery
 from controller.store.writes import PutDocument
 from tests.store.desk import Clock, Desk
 
@@ -34,8 +37,11 @@ from tests.store.desk import Clock, Desk
 class World:
     """One controller on a database of its own."""
 
-    def __init__(self, directory: Path, url: str = "") -> None:
+    def __init__(self, directory: Path, url: str = "", *, name: str = "one") -> None:
         self.directory = directory
+        self.name = name
+        self.faults = Faults()
+        directory.mkdir(exist_ok=True)
         self._url = url or f"sqlite:///{directory / 'skerry.db'}"
         self.clock = Clock()
         self.clock.now = time.time()
@@ -50,26 +56,42 @@ class World:
         """Run it until the block is left; again on the same port, like a restarted process."""
         async with AsyncExitStack() as stack:
             self.store = await stack.enter_async_context(open_store(self._url, self.clock))
-            queue = await self.store.load(alone=True)
-            self.desk = Desk(self.store, self.clock, seed=len(queue))
-            self.authority = Authority.ensure(self.directory / "pki", self.clock())
+            queue = await self.store.load(alone=not self.store.shared)
+            self.desk = Desk(self.store, self.clock, seed=len(queue) + len(self.name))
+            self.authority = Authority.ensure(self.directory / "pki", self.clock(), self.faults)
             self.authority.ensure_server(NAMES, self.clock())
-            self.loop = Loop(self.store, self.clock, Faults(), worker=new_id("ctl"))
+            me = new_id("ctl")
+            self.loop = Loop(self.store, self.clock, Faults(), worker=me)
             self.sessions = Sessions()
+            listener = socket.create_server(("127.0.0.1", self.number))
+            self.number = listener.getsockname()[1]
+            own = Controller(id=me, url=self.url, version="test", since=self.clock(), alive=True)
+            crew = Crew(self.store, own, self.sessions, system_clock, lambda: self.loop.busy)
             self.hosts = Hosts(
                 self.store, self.authority, self.sessions, images=self.directory, version="test", clock=self.clock,
-                changed=self.loop.host_changed, poke=self.loop.poke,
+                changed=self.loop.host_changed, poke=self.loop.poke, links=crew if self.store.shared else ALONE,
             )  # fmt: skip
+            if self.store.shared:
+                await crew.enter()
+            self.successor = Successor(
+                self.store, self.authority, self.sessions, me=me, clock=self.clock, ask=asks(self.authority)
+            )
+            await self.successor.begin()
             self.loop.start(queue)
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             running = [tasks.create_task(self.loop.run()), tasks.create_task(self.hosts.run())]
-            link = LinkServer(self.hosts, self.sessions, self.authority.ca_pem, self.clock).app()
-            listener = socket.create_server(("127.0.0.1", self.number))
-            self.number = listener.getsockname()[1]
+            if self.store.shared:
+                running.append(tasks.create_task(crew.run()))
+            link = LinkServer(
+                self.hosts, self.sessions, lambda: self.authority.shown_pem, self.clock,
+                next_authority=lambda: next_authority(self.authority),
+            ).app()  # fmt: skip
             await stack.enter_async_context(serve(link, self.authority.server_context(), sock=listener))
-            yield self
-            for task in running:
-                task.cancel()
+            try:
+                yield self
+            finally:
+                for task in running:
+                    task.cancel()
 
     async def joined(self, name: str) -> Identity:
         """Make a host, and have a machine join as it."""

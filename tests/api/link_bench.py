@@ -189,7 +189,7 @@ class Port:
         listener = socket.create_server(("127.0.0.1", self.number), reuse_port=False)
         self.number = listener.getsockname()[1]
         self.books.sessions = Sessions()
-        server = LinkServer(self.books, self.books.sessions, self.ca_pem, self.clock)
+        server = LinkServer(self.books, self.books.sessions, lambda: self.ca_pem, self.clock)
         async with serve(server.app(), self.books.authority.server_context(), sock=listener):
             yield
 

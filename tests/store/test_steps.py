@@ -10,7 +10,7 @@ from common.documents import DocKey, VolumeDoc, key_of
 from common.ids import HostId, Id, Revision, child_id
 from common.kinds.kind import Role
 from common.kinds.volume import VolumeSpec
-from controller.store.rows import Change, Enrolment, Token
+from controller.store.rows import Change, Enrolment, Given, Token
 from controller.store.store import Feed, Store
 from controller.store.writer import GroupWriter
 from controller.store.writes import (
@@ -119,26 +119,26 @@ async def test_a_join_token_is_good_once_and_for_its_time(desk: Desk) -> None:
     await desk.write(
         PutEnrolment(enrolment=Enrolment(host=HOST, join_digest="ab", join_expires_at=now + 9, certificate_serial=""))
     )
-    assert await desk.store.use_join_token("", "1") is None
-    assert await desk.store.use_join_token("cd", "1") is None
+    assert await desk.store.use_join_token("", Given(serial="1")) is None
+    assert await desk.store.use_join_token("cd", Given(serial="1")) is None
     desk.clock.now += 10
-    assert await desk.store.use_join_token("ab", "1") is None
+    assert await desk.store.use_join_token("ab", Given(serial="1")) is None
     desk.clock.now -= 5
-    used = await desk.store.use_join_token("ab", "1")
+    used = await desk.store.use_join_token("ab", Given(serial="1"))
     assert used is not None
     assert (used.certificate_serial, used.join_digest) == ("1", "")
-    assert await desk.store.use_join_token("ab", "2") is None
+    assert await desk.store.use_join_token("ab", Given(serial="2")) is None
 
 
 async def test_a_renewal_keeps_the_certificate_good_that_was_shown(desk: Desk) -> None:
-    assert await desk.store.renewed(HOST, "1", "2") is None
+    assert await desk.store.renewed(HOST, "1", Given(serial="2")) is None
     await desk.write(
         PutEnrolment(enrolment=Enrolment(host=HOST, join_digest="", join_expires_at=0, certificate_serial="1"))
     )
-    after = await desk.store.renewed(HOST, "1", "2")
+    after = await desk.store.renewed(HOST, "1", Given(serial="2"))
     assert after is not None
     assert (after.certificate_serial, after.previous_serial) == ("2", "1")
-    lost = await desk.store.renewed(HOST, "1", "3")
+    lost = await desk.store.renewed(HOST, "1", Given(serial="3"))
     assert lost is not None
     assert (lost.certificate_serial, lost.previous_serial) == ("3", "1")
 
