@@ -169,9 +169,17 @@ class Life:
             raise NotFound("there is no VM")
         return there[number % len(there)]
 
-    @act(number=NUMBERS, verb=["start", "stop", "reboot"])
+    @act(number=NUMBERS, verb=["start", "stop", "reboot", "start", "stop", "rebuild", "rescue", "unrescue"])
     def use_vm(self, number: int, verb: str) -> None:
         self._ask(lambda: self.cloud.verb(self._vm(number).project, self._vm(number).name, verb))
+
+    @act(number=NUMBERS, size=sorted(SIZES), restart=BOTH)
+    def resize_vm(self, number: int, size: str, *, restart: bool) -> None:
+        self._ask(
+            lambda: self.cloud.verb(
+                self._vm(number).project, self._vm(number).name, "resize", size=size, restart=restart
+            )
+        )
 
     @act(number=NUMBERS, text=["", "#!/bin/sh"])
     def change_vm(self, number: int, text: str) -> None:
