@@ -18,14 +18,23 @@ LEASED_AFTER_S = 1.0
 """A guest has booted and asked for its address after so long."""
 
 
+class Hardware(msgspec.Struct, frozen=True, kw_only=True):
+    """What a machine is made of."""
+
+    threads: int = 4
+    memory_mib: int = 8704
+    disk_gib: int = 100
+
+
 class Machine:
     """Hardware, disk, kernel and hypervisor."""
 
-    def __init__(self, name: str, number: int, directory: Path, clock: Clock, *, threads: int = 4) -> None:
+    def __init__(self, name: str, number: int, directory: Path, clock: Clock, hardware: Hardware | None = None) -> None:
         self.name = name
         self.memory_file = directory / f"{name}.db"
-        self.vtep = f"10.77.0.{10 + number}"
-        self.threads = threads
+        self.vtep = f"10.77.{number // 240}.{10 + number % 240}"
+        self.hardware = hardware or Hardware()
+        self.threads = self.hardware.threads
         self.powered = True
         self.hiccups = 0
         """So many of the next steps fail for now, as foreign calls do."""
@@ -49,9 +58,9 @@ class Machine:
         return Inventory(
             cpu_model="simulated",
             cpu_flags=(),
-            cpu_threads=self.threads,
-            memory_mib=8704,
-            disk_gib=100,
+            cpu_threads=self.hardware.threads,
+            memory_mib=self.hardware.memory_mib,
+            disk_gib=self.hardware.disk_gib,
             nics=(),
             capabilities=(),
             virtualisation="tcg",

@@ -246,11 +246,15 @@ class Agent:
             newest=self.memory.newest(),
         )
 
-    async def welcomed(self, welcome: Welcome) -> None:
-        """Put together what the controller lacks, as `agent.link` does."""
-        words = await resume(welcome, self.memory, self.loop)
+    async def welcomed(self, welcome: Welcome) -> bool:
+        """Put together what the controller lacks, as `agent.link` does; False: the link has to end."""
+        try:
+            words = await resume(welcome, self.memory, self.loop)
+        except SkerryError:
+            return False
         self._waiting = {report.key: report for report in words} | self._waiting
         self._full = welcome.send_reports
+        return True
 
     async def take(self, body: bytes) -> bool:
         """Take in what the controller sent; False: it could not be saved, and the link has to end."""

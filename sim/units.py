@@ -1,6 +1,6 @@
 """The agent's unit kinds over a simulated machine: the real planners, and drivers that behave."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,14 @@ PLACE = DomainPlace(
 )
 
 
+Pause = Callable[[object], Awaitable[None]]
+"""Takes the time that a step takes."""
+
+
+async def at_once(_step: object) -> None:
+    """Take no time."""
+
+
 def _do(machine: Machine, faults: Faults, kind: str, step: object, work: Callable[[], object]) -> None:
     """Carry out a step, with crash points before and after, as the real kinds have them."""
     point = f"{kind}.{type(step).__name__}"
@@ -45,8 +53,8 @@ class SimVolumes:
 
     name = "volume"
 
-    def __init__(self, machine: Machine, faults: Faults, fetch: Callable[[str], bool]) -> None:
-        self._machine, self._faults, self._fetch = machine, faults, fetch
+    def __init__(self, machine: Machine, faults: Faults, fetch: Callable[[str], bool], pause: Pause) -> None:
+        self._machine, self._faults, self._fetch, self._pause = machine, faults, fetch, pause
 
     async def observe(self, wish: Wish) -> VolumeView:
         """Look at the disk, its image, and who uses it."""
@@ -68,6 +76,7 @@ class SimVolumes:
 
     async def apply(self, step: volume_plan.VolumeStep) -> None:
         """Carry out one step."""
+        await self._pause(step)
         _do(self._machine, self._faults, self.name, step, lambda: self._apply(step))
 
     def _apply(self, step: volume_plan.VolumeStep) -> None:
@@ -96,8 +105,11 @@ class SimDomains:
 
     name = "domain"
 
-    def __init__(self, machine: Machine, faults: Faults, clock: Clock, announce: Callable[[HostEvent], None]) -> None:
+    def __init__(
+        self, machine: Machine, faults: Faults, clock: Clock, announce: Callable[[HostEvent], None], pause: Pause
+    ) -> None:
         self._machine, self._faults, self._clock, self._announce = machine, faults, clock, announce
+        self._pause = pause
         self._pressed: dict[Id, float] = {}
         self._starts: dict[Id, tuple[float, ...]] = {}
 
@@ -132,6 +144,7 @@ class SimDomains:
 
     async def apply(self, step: domain_plan.DomainStep) -> None:
         """Carry out one step."""
+        await self._pause(step)
         _do(self._machine, self._faults, self.name, step, lambda: self._apply(step))
 
     def _apply(self, step: domain_plan.DomainStep) -> None:
@@ -246,10 +259,11 @@ def kinds(
     fetch: Callable[[str], bool],
     items: Callable[[], Mapping[DocKey, Any]],
     announce: Callable[[HostEvent], None],
+    pause: Pause = at_once,
 ) -> tuple[AnyUnitKind, ...]:
     """Return the unit kinds of an agent on this machine."""
     return (
-        SimVolumes(machine, faults, fetch),
-        SimDomains(machine, faults, clock, announce),
+        SimVolumes(machine, faults, fetch, pause),
+        SimDomains(machine, faults, clock, announce, pause),
         SimNetworks(machine, faults, host, items),
     )

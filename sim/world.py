@@ -285,7 +285,8 @@ class World:
             if isinstance(answer, Welcome):
                 node.wire = Wire(self.clock, lambda: self.random.choice((0.0, 0.0, 0.001, 0.02)))
                 node.session = session
-                self.within_agent(node, Agent.welcomed, answer)
+                if self.within_agent(node, Agent.welcomed, answer) is False:
+                    node.wire.break_now()
         return dialled
 
     def _talk(self) -> bool:

@@ -13,8 +13,10 @@ import pytest
 from agent import join
 from agent.dial import Dialer
 from common.clock import system_clock
+from sim.agents import SimulatedAgent
+from sim.client import Client
+from sim.controller import Process
 from sim.machine import Machine
-from tests.crew.processes import Client, Process, agent
 
 P = "/v1/projects/shop"
 IMAGE = b"\x01" * 4096
@@ -48,26 +50,26 @@ async def client(pair: tuple[Process, Process]) -> AsyncIterator[Client]:
 async def have_host(client: Client, stack: AsyncExitStack, at: Process, number: int, directory: Path) -> Dialer:
     """Have a machine join at one of the controllers, and dial."""
     name = f"h{number}"
-    made = await client.make(at, "/v1/hosts", name)
+    made = await client.make(at.api, "/v1/hosts", name)
     identity = await join.join(at.link, made["revealed"], directory / f"{name}.pem")
     machine = Machine(name, number, directory, system_clock)
-    dialer = await stack.enter_async_context(agent(machine, identity))
-    await client.until(at, f"/v1/hosts/{name}", lambda _, host: host["resource"]["status"]["state"] == "ready")
+    dialer = await stack.enter_async_context(SimulatedAgent(machine, identity).up())
+    await client.until(at.api, f"/v1/hosts/{name}", lambda _, host: host["resource"]["status"]["state"] == "ready")
     return dialer
 
 
 async def have_project(client: Client, at: Process) -> None:
-    await client.make(at, "/v1/projects", "shop")
-    await client.make(at, "/v1/sizes", "small", vcpus=1, memory_mib=256, disk_gib=1)
-    await client.make(at, f"{P}/images", "disk", format="raw")
-    status, body = await client.call(at, "PUT", f"{P}/images/disk/content", data=IMAGE)
+    await client.make(at.api, "/v1/projects", "shop")
+    await client.make(at.api, "/v1/sizes", "small", vcpus=1, memory_mib=256, disk_gib=1)
+    await client.make(at.api, f"{P}/images", "disk", format="raw")
+    status, body = await client.call(at.api, "PUT", f"{P}/images/disk/content", data=IMAGE)
     assert status == 202, body
-    await client.make(at, f"{P}/networks", "default", cidr="10.20.0.0/24")
+    await client.make(at.api, f"{P}/networks", "default", cidr="10.20.0.0/24")
 
 
 async def running(client: Client, at: Process, name: str, limit_s: float = 20.0) -> None:
     await client.until(
-        at,
+        at.api,
         f"{P}/vms/{name}",
         lambda status, vm: status == 200 and vm["resource"]["status"]["state"] == "running",
         limit_s=limit_s,
@@ -89,27 +91,27 @@ async def test_two_controllers_are_one_cloud(client: Client, pair: tuple[Process
     async with AsyncExitStack() as stack:
         await have_project(client, one)
         began = time.monotonic()
-        await client.until(two, P, lambda status, _: status == 200)
+        await client.until(two.api, P, lambda status, _: status == 200)
         assert time.monotonic() - began < 1.0
         dialer = await have_host(client, stack, one, 1, tmp_path)
-        await client.until(two, "/v1/hosts/h1", lambda status, host: host["resource"]["status"]["state"] == "ready")
+        await client.until(two.api, "/v1/hosts/h1", lambda status, host: host["resource"]["status"]["state"] == "ready")
         assert set(dialer.urls) == {one.link, two.link}
-        await client.make(two, f"{P}/vms", "web", image="disk", size="small")
+        await client.make(two.api, f"{P}/vms", "web", image="disk", size="small")
         await running(client, two, "web")
         await running(client, one, "web")
 
         for at in pair:  # only one of them has the host's link
-            status, log = await client.call(at, "GET", f"{P}/vms/web/log")
+            status, log = await client.call(at.api, "GET", f"{P}/vms/web/log")
             assert (status, log.endswith("booted")) == (200, True), log
-            status, why = await client.call(at, "GET", f"{P}/vms/web/why")
+            status, why = await client.call(at.api, "GET", f"{P}/vms/web/why")
             assert (status, why["steps"]) == (200, []), why
-            status, audit = await client.call(at, "GET", "/v1/hosts/h1/audit")
+            status, audit = await client.call(at.api, "GET", "/v1/hosts/h1/audit")
             assert status == 200, audit
-            console = await client.console(at, f"{P}/vms/web/console")
+            console = await client.console(at.api, f"{P}/vms/web/console")
             await console.send_bytes(b"hello")
             assert await console.receive_bytes(timeout=10) == b"hello"
             await console.close()
-            status, _ = await client.call(at, "GET", f"{P}/vms/nothing/log")
+            status, _ = await client.call(at.api, "GET", f"{P}/vms/nothing/log")
             assert status == 404
 
         for at in pair:
@@ -135,9 +137,9 @@ async def test_either_may_be_killed_and_everything_goes_on(
         await have_project(client, one)
         dialers = [await have_host(client, stack, pair[number % 2], number, tmp_path) for number in range(2)]
         for turn, (dies, lives) in enumerate(((one, two), (two, one))):
-            await client.until(lives, f"{P}/images/disk", lambda status, _: status == 200)
+            await client.until(lives.api, f"{P}/images/disk", lambda status, _: status == 200)
             for number in range(3):
-                await client.make(dies, f"{P}/vms", f"vm{turn}-{number}", image="disk", size="small")
+                await client.make(dies.api, f"{P}/vms", f"vm{turn}-{number}", image="disk", size="small")
             await dies.kill()
             began = time.monotonic()
             for number in range(3):
@@ -146,10 +148,10 @@ async def test_either_may_be_killed_and_everything_goes_on(
             assert time.monotonic() - began < 15.0
             dies.start()
             await dies.ready()
-        await client.until(one, "/v1/operations?state=open", lambda _, body: not body["items"])
+        await client.until(one.api, "/v1/operations?state=open", lambda _, body: not body["items"])
         for name in [f"vm{turn}-{number}" for turn in range(2) for number in range(3)]:
-            status, body = await client.call(two, "DELETE", f"{P}/vms/{name}")
+            status, body = await client.call(two.api, "DELETE", f"{P}/vms/{name}")
             assert status == 202, body
-        await client.until(one, f"{P}/vms", lambda _, body: not body["items"])
+        await client.until(one.api, f"{P}/vms", lambda _, body: not body["items"])
         assert await one.stop() == 0
         assert await two.stop() == 0
