@@ -110,7 +110,7 @@ class Lab:
     def furnish(self) -> None:
         """Create what a first VM needs, where missing: project, image, size, network and keypair."""
         api, project = self.api, f"/v1/projects/{PROJECT}"
-        api.ensure("/v1/projects", PROJECT, {})
+        api.ensure("/v1/projects", PROJECT, {"keep_deleted_s": 0})
         api.ensure("/v1/sizes", SIZE, {"vcpus": 1, "memory_mib": 256, "disk_gib": 1})
         api.ensure(f"{project}/networks", NETWORK, {})
         api.ensure(f"{project}/keypairs", KEYPAIR, {"public_key": self._public_key()})

@@ -86,9 +86,11 @@ class Cloud:
 
         return self._admit(admit)
 
-    def delete(self, kind: str, project: str, name: str) -> Admission:
-        """Delete something."""
+    def delete(self, kind: str, project: str, name: str, *, keep: bool = False) -> Admission:
+        """Delete something; `keep`: as a request does, where its project keeps what is deleted."""
         row = self.find(kind, project, name)
+        if keep:
+            return self._admit(lambda context: admission.delete(context, row, keep=True))
         before = row.id in self.deleted
         self.deleted.add(row.id)
         if kind == "vm":

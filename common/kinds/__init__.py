@@ -11,6 +11,7 @@ from common.kinds.network import NETWORK
 from common.kinds.project import PROJECT
 from common.kinds.rack import RACK
 from common.kinds.region import REGION
+from common.kinds.schedule import SCHEDULE
 from common.kinds.size import SIZE
 from common.kinds.token import TOKEN
 from common.kinds.vm import VM
@@ -31,6 +32,7 @@ KINDS: tuple[AnyKind, ...] = (
     NETWORK,
     GROUP,
     VOLUME,
+    SCHEDULE,
     VM,
 )
 

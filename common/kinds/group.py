@@ -13,7 +13,9 @@ class GroupSpec(Spec, frozen=True):
 
     policy: Annotated[
         Literal["affinity", "anti-affinity"],
-        msgspec.Meta(description="affinity: all members in one place; anti-affinity: each in another"),
+        msgspec.Meta(
+            description="affinity: all members in one place; anti-affinity: each in another", examples=["anti-affinity"]
+        ),
     ]
     over: Annotated[
         Literal["host", "rack", "zone"], msgspec.Meta(description="what a place is: a host, a rack or a zone")

@@ -127,6 +127,8 @@ class Verb:
     final: bool = False
     """It can't be taken back: it destroys."""
     role: Role = Role.MEMBER
+    restores: bool = False
+    """Whether it is for what was deleted and is kept, and only for that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +173,9 @@ class Kind(Generic[S, T]):
     counters: tuple[Counter, ...] | None = None
     """What a thing of this kind uses up of its project's quota; `()`: nothing. A gate test fails while neither is said.
     Of one counter each thing is one; how much it is of several, its planner's `counts` says."""
+    keeps: bool = False
+    """Deleted things of this kind are kept for as long as their project says (`spec.kept_until`), and can be restored
+    by a verb that `restores`."""
     reveals: str = ""
     """What creating one shows once and never again: the CLI prints it under this title."""
 
@@ -203,6 +208,11 @@ class Resource(msgspec.Struct, Generic[S, T], frozen=True, kw_only=True):
 
 AnyKind = Kind[Any, Any]
 AnyResource = Resource[Any, Any]
+
+
+def kept_until(row: AnyResource) -> float:
+    """Return until when a deleted thing is kept to be restored; 0 for one that is wanted, or goes for good."""
+    return float(getattr(row.spec, "kept_until", 0.0)) if row.deleted_at is None else 0.0
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,15 @@ class ProjectSpec(Spec, frozen=True):
             examples=[{"vms": 10, "vcpus": 40}],
         ),
     ] = msgspec.field(default_factory=dict)
+    keep_deleted_s: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            le=30 * 86400,
+            description="seconds for which deleted machines are kept, stopped, so that they can be restored; they hold "
+            "what they have reserved until then. 0: they go at once",
+        ),
+    ] = 3600
 
 
 PROJECT = Kind(

@@ -10,7 +10,7 @@ from common.kinds.kind import Column, Kind, Ref, Role, Scope, Spec, Status
 class RackSpec(Spec, frozen=True):
     """Where it stands. A rack stays in its zone: its hosts' machines were placed by it."""
 
-    zone: Annotated[str, Ref("zone"), msgspec.Meta(description="the zone it stands in")]
+    zone: Annotated[str, Ref("zone"), msgspec.Meta(description="the zone it stands in", examples=["z1"])]
     description: Annotated[str, msgspec.Meta(max_length=255, description="where it is, for people")] = ""
 
 

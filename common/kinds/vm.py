@@ -56,6 +56,21 @@ class VmSpec(Spec, frozen=True):
     stop_grace_s: Annotated[
         int, msgspec.Meta(ge=0, le=600, description="seconds a guest has to power off before it is cut off")
     ] = 20
+    protected: Annotated[bool, msgspec.Meta(description="refuse to delete it until this is taken back")] = False
+    ttl_s: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0, le=10 * 366 * 86400, description="seconds after its creation at which its time is over; 0: never"
+        ),
+    ] = 0
+    on_expiry: Annotated[Literal["stop", "delete"], msgspec.Meta(description="what happens when its time is over")] = (
+        "stop"
+    )
+    kept_until: Annotated[
+        float,
+        ServerSet(),
+        msgspec.Meta(description="when it was deleted: until when it can be restored, epoch seconds; 0: not deleted"),
+    ] = 0
     power: Annotated[
         Literal["running", "stopped"],
         ServerSet(),
@@ -185,6 +200,11 @@ def _unrescue(spec: VmSpec, _: Nothing) -> VmSpec:
     return msgspec.structs.replace(spec, rescue=None, boot_generation=spec.boot_generation + 1)
 
 
+def _restore(spec: VmSpec, _: Nothing) -> VmSpec:
+    """A host starts what is off for a new run only."""
+    return msgspec.structs.replace(spec, kept_until=0, start_generation=spec.start_generation + 1)
+
+
 VM = Kind(
     name="vm",
     plural="vms",
@@ -237,6 +257,12 @@ VM = Kind(
             example="--image tiny",
         ),
         Verb(name="unrescue", summary="Boot it from its own disk again.", change=_unrescue),
+        Verb(
+            name="restore",
+            summary="Take its deletion back, while its project keeps it (keep_deleted_s).",
+            change=_restore,
+            restores=True,
+        ),
     ),
     extras=(
         Extra(
@@ -259,4 +285,5 @@ VM = Kind(
         Extra(name="why", method="GET", summary="Explain why the machine is not as wished.", role=Role.READER),
     ),
     fixed=frozenset({"image", "size", "vcpus", "memory_mib", "disk_gib", "networks", "host", "zone", "rack", "groups"}),
+    keeps=True,
 )

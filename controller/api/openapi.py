@@ -10,7 +10,7 @@ from common.codec import plain
 from common.errors import ERRORS, Problem
 from common.kinds import KINDS
 from common.kinds.kind import AnyKind, Resource, fields
-from controller.api import audit, authority, events, extras, history, operations, watch
+from controller.api import audit, authority, events, extras, history, operations, resources, watch
 from controller.api.audit import Overview
 from controller.api.authority import AuthorityView
 from controller.api.commit import KEY_HEADER, KEYED, MUTATION_PARAMETERS
@@ -110,6 +110,8 @@ def _parameters(route: Route) -> list[Json]:
         if f"{{{name}}}" in route.path
     ]
     known = LIST_PARAMETERS if route.action == "list" else QUERIES.get(route.name, {})
+    if route.kind and route.kind.keeps and route.action == "delete":
+        known = {**known, **resources.DELETE_PARAMETERS}
     if _is_mutation(route):
         known = {**known, **MUTATION_PARAMETERS}
     in_query = [
@@ -157,7 +159,7 @@ def _parameter_schema(route: Route, name: str) -> Json:
         return {"type": "array", "items": {"type": "string", "pattern": "^[^=]+=.*$"}}
     if name in _INTEGERS or (name == "after" and route.action == "events"):
         return {"type": "integer", "minimum": 0}
-    if name in ("follow", "dry_run", "go_on"):
+    if name in ("follow", "dry_run", "go_on", "now"):
         return {"type": "boolean"}
     if name == "result":
         return {"type": "string", "enum": list(events.RESULTS)}

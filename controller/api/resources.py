@@ -1,6 +1,6 @@
 """The things of all kinds: list, show, create, change, delete and verbs, the same for each kind."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from aiohttp import web
 
@@ -10,7 +10,7 @@ from controller.api.body import read_fields, read_json, refuse_body
 from controller.api.call import Call, Contexts
 from controller.api.commit import MUTATION_PARAMETERS, Committer
 from controller.api.ports import Store
-from controller.api.query import Ordered, check_match, list_query, refuse_unknown, require_match, select
+from controller.api.query import Ordered, check_match, flag, list_query, refuse_unknown, require_match, select
 from controller.api.render import answer, etag, names_of, resource_view
 from controller.auth.caller import Caller, sees
 from controller.kinds import admission
@@ -37,6 +37,10 @@ def own(seen: WorkingSet, caller: Caller, kind: AnyKind, project: str, name: str
             fix=f"change it there, with a token of project {row.project}",
         )
     return row
+
+
+DELETE_PARAMETERS = {"now": "true: free it at once, though its project keeps what is deleted; it can't be restored"}
+"""Of kinds whose things are kept."""
 
 
 class Resources:
@@ -92,8 +96,12 @@ class Resources:
         return await self._committer.answer(call, make)
 
     async def delete(self, kind: AnyKind, call: Call) -> web.Response:
-        """Accept a deletion."""
-        return await self._bodiless(kind, call, admission.delete)
+        """Accept a deletion: what its project keeps can be restored for a while, unless `now` is asked for."""
+        now = flag(call.request.query, "now") if kind.keeps else True
+        known = (*MUTATION_PARAMETERS, *(DELETE_PARAMETERS if kind.keeps else ()))
+        return await self._bodiless(
+            kind, call, lambda context, row: admission.delete(context, row, keep=not now), known
+        )
 
     async def verb(self, kind: AnyKind, verb: Verb, call: Call) -> web.Response:
         """Accept a one-shot verb, with what it takes as the body."""
@@ -107,15 +115,23 @@ class Resources:
         return await self._bodiless(kind, call, admission.reissue)
 
     async def _bodiless(
-        self, kind: AnyKind, call: Call, admit: Callable[[admission.Context, AnyResource], Admission]
+        self,
+        kind: AnyKind,
+        call: Call,
+        admit: Callable[[admission.Context, AnyResource], Admission],
+        known: Collection[str] = MUTATION_PARAMETERS,
     ) -> web.Response:
         await refuse_body(call.request)
-        return await self._on_it(kind, call, admit)
+        return await self._on_it(kind, call, admit, known)
 
     async def _on_it(
-        self, kind: AnyKind, call: Call, admit: Callable[[admission.Context, AnyResource], Admission]
+        self,
+        kind: AnyKind,
+        call: Call,
+        admit: Callable[[admission.Context, AnyResource], Admission],
+        known: Collection[str] = MUTATION_PARAMETERS,
     ) -> web.Response:
-        refuse_unknown(call.request.query, MUTATION_PARAMETERS)
+        refuse_unknown(call.request.query, known)
         match = call.request.headers.get("If-Match")
 
         def make() -> Admission:

@@ -3,6 +3,7 @@
 import click
 import msgspec
 
+from common.clock import iso
 from common.kinds.kind import AnyKind
 from controller.cli.answers import Accepted, OperationShown, WhoAmI, shown
 from controller.cli.client import Client
@@ -18,7 +19,7 @@ async def settled(client: Client, kind: AnyKind, accepted: Accepted, *, wait: bo
         return
     operation = await settle(client, accepted.operation, timeout_s)
     if operation.verb == "delete":
-        _print_gone(operation, accepted.resource)
+        _print_gone(operation, accepted)
         return
     row = shown(accepted.resource)
     one, _ = await client.one(kind, row.id, project=row.project)
@@ -30,15 +31,26 @@ def _print_accepted(kind: AnyKind, accepted: Accepted) -> None:
         _print_one(kind, accepted.resource, accepted.names, accepted.revealed)
         return
     operation = accepted.operation
-    click.echo(f"{operation.subject}: {operation.verb} accepted; to wait: skerry operation wait {operation.id}")
+    kept = f"; {_kept(accepted)}" if operation.verb == "delete" and _kept(accepted) else ""
+    click.echo(f"{operation.subject}: {operation.verb} accepted{kept}; to wait: skerry operation wait {operation.id}")
 
 
-def _print_gone(operation: OperationShown, last: msgspec.Raw) -> None:
+def _print_gone(operation: OperationShown, accepted: Accepted) -> None:
     if form() != "table":
-        print_resource(last, {})
+        print_resource(accepted.resource, {})
+        return
+    if kept := _kept(accepted):
+        click.echo(f"{operation.subject} is deleted, and {kept}")
         return
     took = (operation.finished_at or operation.created_at) - operation.created_at
     click.echo(f"{operation.subject} is gone ({took:.1f} s)")
+
+
+def _kept(accepted: Accepted) -> str:
+    """Return until when a deleted thing can be restored, in words; empty where it can't."""
+    row = shown(accepted.resource)
+    until = row.spec.get("kept_until", 0) if row.deleted_at is None else 0
+    return f"kept until {iso(until)}: skerry {row.kind} restore {row.name}" if until else ""
 
 
 def _print_one(kind: AnyKind, raw: msgspec.Raw, names: dict[str, str], revealed: str) -> None:

@@ -7,7 +7,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
@@ -133,18 +133,22 @@ class Client:
         raw, etag = await self._read("GET", self.path(kind, name, project=project))
         return self.decode(raw, One), etag
 
-    async def change(self, method: str, path: str, *, body: object = None, etag: str = "") -> Accepted:
+    async def change(
+        self, method: str, path: str, *, query: Query = (), body: object = None, etag: str = ""
+    ) -> Accepted:
         """Send a mutation and return it as accepted. Raises like `change_raw`."""
-        return self.decode(await self.change_raw(method, path, body=body, etag=etag), Accepted)
+        return self.decode(await self.change_raw(method, path, query=query, body=body, etag=etag), Accepted)
 
-    async def change_raw(self, method: str, path: str, *, body: object = None, etag: str = "") -> bytes:
+    async def change_raw(
+        self, method: str, path: str, *, query: Query = (), body: object = None, etag: str = ""
+    ) -> bytes:
         """Send a mutation and return the answer's bytes. Where the connection breaks it is sent again under the same
         key, so that it is carried out once.
 
         Raises Failure where the answer that was lost held a secret.
         """
         headers = {"Idempotency-Key": str(uuid4())} | ({"If-Match": etag} if etag else {})
-        raw = await self._until_answered(method, path, body, headers)
+        raw = await self._until_answered(method, path, query, body, headers)
         accepted = self.decode(raw, Accepted)
         if accepted.revealed_before:
             done = f"{accepted.operation.subject}: {accepted.operation.verb}"
@@ -153,18 +157,29 @@ class Client:
             )
         return raw
 
-    async def rehearse(self, method: str, path: str, *, body: object = None, etag: str = "") -> bytes:
+    async def rehearse(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] = MappingProxyType({}),
+        body: object = None,
+        etag: str = "",
+    ) -> bytes:
         """Send a mutation as a dry run and return the answer's bytes."""
         headers = {"If-Match": etag} if etag else None
-        return (await self._read(method, path, query={"dry_run": "true"}, body=body, headers=headers))[0]
+        asked = {**query, "dry_run": "true"}
+        return (await self._read(method, path, query=asked, body=body, headers=headers))[0]
 
-    async def _until_answered(self, method: str, path: str, body: object, headers: Mapping[str, str]) -> bytes:
+    async def _until_answered(
+        self, method: str, path: str, query: Query, body: object, headers: Mapping[str, str]
+    ) -> bytes:
         """Send a request with a key until it is answered. One that never went out is not repeated."""
         ends = time.monotonic() + REPEAT_FOR_S
         sent = False
         while True:
             try:
-                return (await self._read(method, path, body=body, headers=headers))[0]
+                return (await self._read(method, path, query=query, body=body, headers=headers))[0]
             except Unreachable as err:
                 sent = sent or isinstance(err, Lost)
                 if not sent or time.monotonic() > ends:

@@ -271,13 +271,20 @@ def _change_of(one: "One", spec: dict[str, Any], label: tuple[tuple[str, str | N
 
 def delete_command(kind: AnyKind) -> click.Command:
     """Return `skerry KIND delete NAME...`."""
+    kept = (
+        f" A deleted {kind.name} is kept for as long as its project says (keep_deleted_s), to be restored."
+        if kind.keeps
+        else ""
+    )
+    now = click.Option(["--now"], is_flag=True, help="Free it at once: it can't be restored.")
     return _wish_command(
         kind,
         word="delete",
-        help=f"Delete {kind.plural}. It is accepted in every state, and not asked about twice.",
+        help=f"Delete {kind.plural}. It is accepted in every state, and not asked about twice.{kept}",
         short=f"Delete {kind.plural}.",
         method="DELETE",
         tail="",
+        options=(now,) if kind.keeps else (),
     )
 
 
@@ -305,8 +312,10 @@ def _wish_command(
     tail: str,
     takes: tuple[Field, ...] = (),
     example: str = "",
+    options: tuple[click.Option, ...] = (),
 ) -> click.Command:
     def run(names: tuple[str, ...], wait: bool, timeout: float, dry_run: bool, **given: Any) -> None:
+        query = {name: "true" for option in options if (name := option.name) and given.pop(name)}
         body = flags.spec_of(takes, given) or None
 
         async def work(client: "Client") -> None:
@@ -315,10 +324,11 @@ def _wish_command(
 
             if dry_run:
                 for name in names:
-                    await rehearse(client, method, client.path(kind, name, tail), body=body)
+                    await rehearse(client, method, client.path(kind, name, tail), query=query, body=body)
                 return
-            sent = [(name, await client.change(method, client.path(kind, name, tail), body=body)) for name in names]
-            for _, accepted in sent:
+            paths = [client.path(kind, name, tail) for name in names]
+            sent = [await client.change(method, path, query=query, body=body) for path in paths]
+            for accepted in sent:
                 await settled(client, kind, accepted, wait=wait, timeout_s=timeout)
 
         talk(work)
@@ -336,6 +346,7 @@ def _wish_command(
         params=[
             name_argument(kind, many=True),
             *(flags.option(field, change=False) for field in takes),
+            *options,
             *wait_options(),
             dry_run_option(),
             *common_options(kind),

@@ -1,5 +1,7 @@
 """`--dry-run`: what a change would do, in words; nothing is kept."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import click
@@ -46,9 +48,17 @@ class Rehearsal(Answer, frozen=True):
     effects: tuple[str, ...]
 
 
-async def rehearse(client: Client, method: str, path: str, *, body: object = None, etag: str = "") -> None:
+async def rehearse(
+    client: Client,
+    method: str,
+    path: str,
+    *,
+    query: Mapping[str, str] = MappingProxyType({}),
+    body: object = None,
+    etag: str = "",
+) -> None:
     """Send a mutation as a dry run and print what would come of it. Ends with 4 where it would be blocked."""
-    print_rehearsal(client, await client.rehearse(method, path, body=body, etag=etag))
+    print_rehearsal(client, await client.rehearse(method, path, query=query, body=body, etag=etag))
 
 
 def print_rehearsal(client: Client, raw: bytes) -> None:

@@ -137,8 +137,8 @@ def said(value: Any, path: str, names: Names, now: float) -> str:
             return NOTHING
         case bool():
             return "yes" if value else "no"
-        case int() | float() if leaf.endswith("_at"):
-            return age(now - value) if value else NOTHING
+        case int() | float() if leaf.endswith(("_at", "_until")):
+            return _moment(value - now) if value else NOTHING
         case int() if leaf.endswith("_bytes"):
             return amount(value)
         case str() if leaf == "digest":
@@ -151,6 +151,10 @@ def said(value: Any, path: str, names: Names, now: float) -> str:
             return ", ".join(f"{key}={said(one, path, names, now)}" for key, one in value.items()) or NOTHING
         case _:
             return str(value)
+
+
+def _moment(ahead_s: float) -> str:
+    return f"in {age(ahead_s)}" if ahead_s > 0 else age(-ahead_s)
 
 
 def age(seconds: float) -> str:

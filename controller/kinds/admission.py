@@ -10,13 +10,15 @@ from typing import Any
 
 import msgspec
 
+from common.clock import iso
 from common.codec import convert, plain, to_json
 from common.errors import Conflict, FieldError, Invalid, NotFound
 from common.ids import Entropy, Revision, new_id
 from common.kinds import kind_named
-from common.kinds.kind import AnyKind, AnyResource, Field, Labels, Name, Resource, Scope, Spec, Verb, fields
+from common.kinds.kind import AnyKind, AnyResource, Field, Labels, Name, Resource, Scope, Spec, Verb, fields, kept_until
 from common.secret import Secret, new_token
 from controller.auth.caller import Caller, sees
+from controller.kinds.lifetime import kept_for, refuse_kept, refuse_protected
 from controller.kinds.planners import planner_of
 from controller.kinds.quotas import Standard, counts_of, set_limits
 from controller.store.rows import Event, Operation
@@ -103,6 +105,7 @@ def change(context: Context, row: AnyResource, body: Patch) -> Admission:
     """Admit a change of spec or labels. Raises Invalid, also for a field that is fixed, and Conflict."""
     kind = kind_named(row.kind)
     _refuse_deleting(row)
+    refuse_kept(row)
     for field in body.spec:
         if field in kind.fixed:
             raise Invalid(
@@ -119,6 +122,10 @@ def change(context: Context, row: AnyResource, body: Patch) -> Admission:
 def verb(context: Context, row: AnyResource, what: Verb, given: dict[str, Any] | None = None) -> Admission:
     """Admit a one-shot verb, with what it was given, as the change of spec that says it."""
     _refuse_deleting(row)
+    if not what.restores:
+        refuse_kept(row)
+    elif not kept_until(row):
+        raise Conflict(f"{row.kind} {row.name} is not deleted", fix="there is nothing to restore")
     takes = convert(given or {}, what.takes, f"{row.kind} {what.name}")
     takes = _resolved(context, takes, row.project, {field.name: field for field in fields(what.takes)})
     after = msgspec.structs.replace(row, spec=what.change(row.spec, takes), generation=row.generation + 1)
@@ -150,8 +157,12 @@ def repair(context: Context, row: AnyResource, writes: tuple[AnyWrite, ...], sai
     return msgspec.structs.replace(admitted, event=msgspec.structs.replace(admitted.event, message=said))
 
 
-def delete(context: Context, row: AnyResource) -> Admission:
-    """Admit a deletion: accepted in every state of the thing, refused only while others that are wanted use it."""
+def delete(context: Context, row: AnyResource, *, keep: bool = False) -> Admission:
+    """Admit a deletion: accepted in every state of the thing, refused only while others that are wanted use it.
+
+    `keep`: where its project keeps what is deleted, it can be restored until then.
+    """
+    refuse_protected(row)
     if row.owner is not None and (owner := context.seen.get(row.owner)) and owner.deleted_at is None:
         raise Conflict(
             f"{row.kind} {row.name} belongs to {owner.kind} {owner.name}", fix=f"delete {owner.kind} {owner.name}"
@@ -159,8 +170,12 @@ def delete(context: Context, row: AnyResource) -> Admission:
     planner_of(row.kind).admit_delete(row, context.seen)
     if wanted := context.seen.wanted(context.seen.users(row.id)):
         raise Conflict(f"{row.kind} {row.name} is used by {_users(wanted, context.caller)}", fix="delete those first")
+    keep_s = kept_for(row, context.seen) if keep and kind_named(row.kind).keeps else 0
     if row.deleted_at is not None:
         after = row
+    elif keep_s:
+        spec = msgspec.structs.replace(row.spec, kept_until=kept_until(row) or context.now + keep_s)
+        after = msgspec.structs.replace(row, spec=spec, generation=row.generation + 1)
     else:
         after = msgspec.structs.replace(row, deleted_at=context.now, generation=row.generation + 1)
     return _admission(context, "delete", after, row)
@@ -282,7 +297,11 @@ def _other_way(kind: AnyKind, row: AnyResource, field: str) -> str:
 
 def _users(wanted: Sequence[AnyResource], caller: Caller) -> str:
     """Name the users of a thing, and count those whose names are not the caller's to know (of a public image)."""
-    known = [f"{user.kind} {user.name}" for user in wanted if sees(caller, user)]
+    known = [
+        f"{user.kind} {user.name}{' (deleted, and kept)' if kept_until(user) else ''}"
+        for user in wanted
+        if sees(caller, user)
+    ]
     parts = known[:5]
     if len(known) > 5:
         parts.append(f"{len(known) - 5} more")
@@ -293,6 +312,8 @@ def _users(wanted: Sequence[AnyResource], caller: Caller) -> str:
 
 def _taken(kind: AnyKind, taken: AnyResource) -> str:
     going = ", which is being deleted" if taken.deleted_at is not None else ""
+    if until := kept_until(taken):
+        going = f", which is deleted and kept until {iso(until)} (skerry {kind.name} delete {taken.name} --now)"
     where = f" in project {taken.project}" if taken.project else ""
     return f"there is a {kind.name} {taken.name}{where} already{going}"
 

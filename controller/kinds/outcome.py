@@ -64,6 +64,8 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     """Reality is as wished: closes the operations of this generation."""
 
     status: Status
+    seconds: float = LOOK_AGAIN_S
+    """Looked at again after so long at the latest."""
 
 
 Outcome = Do | Place | Wait | Blocked | Done

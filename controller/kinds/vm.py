@@ -8,10 +8,11 @@ from common.counters import ADDRESSES, DISK_GIB, MEMORY_MIB, VCPUS, VMS, VOLUMES
 from common.documents import DocKey, DomainDoc, DomainSeen, GuestMetadata, Nic, Report, key_of
 from common.errors import Conflict, FieldError, Invalid
 from common.ids import HostId, Id
-from common.kinds.kind import AnyResource, Spec
+from common.kinds.kind import AnyResource, Spec, kept_until
 from common.kinds.vm import VmSpec, VmStatus
 from common.names import mac
 from controller.auth.caller import Caller, require_operator
+from controller.kinds import lifetime
 from controller.kinds.claim import admit_growth, claim_of
 from controller.kinds.demand import demand_of
 from controller.kinds.disks import disks_of, held_gib, lagging, needed_gib, next_write
@@ -45,10 +46,21 @@ def admit(row: AnyResource, was: AnyResource | None, seen: WorkingSet, caller: C
     admit_shape(row, seen)
     if len(set(spec.groups)) != len(spec.groups):
         raise Invalid(f"vm {row.name}: a group is named twice", fix="name each group once")
-    spec = _kept(row, was, seen)
+    spec = _given_time(_kept(row, was, seen), row, was, seen)
     row = msgspec.structs.replace(row, spec=spec)
     admit_growth(row, was, seen)
     _admit_images(row, was, seen)
+    return spec
+
+
+def _given_time(spec: VmSpec, row: AnyResource, was: AnyResource | None, seen: WorkingSet) -> VmSpec:
+    """Start one anew that was stopped at the end of its time: a host starts what is off for a new run only."""
+    if was is None or (spec.ttl_s, spec.on_expiry) == (was.spec.ttl_s, was.spec.on_expiry):
+        return spec
+    documents = (document.doc for document in seen.owned_documents(row.id))
+    held = any(isinstance(doc, DomainDoc) and doc.power == "stopped" for doc in documents)
+    if held and was.spec.power == "running":
+        return msgspec.structs.replace(spec, start_generation=spec.start_generation + 1)
     return spec
 
 
@@ -100,10 +112,14 @@ def counts(row: AnyResource, seen: WorkingSet) -> dict[Counter, int]:
     return {VMS: 1, VOLUMES: 1, ADDRESSES: len(row.spec.networks), **share}
 
 
-def plan(row: AnyResource, seen: WorkingSet, _now: float) -> Outcome:
+def plan(row: AnyResource, seen: WorkingSet, now: float) -> Outcome:
     """Give the one next step in a VM's life."""
     if row.deleted_at is not None:
         return _plan_delete(row, seen)
+    if over := lifetime.end(row, seen, now):
+        return over
+    if kept_until(row):
+        return _plan_kept(row, seen, now)
     spec: VmSpec = row.spec
     image = seen.get(Id(spec.image))
     if image is None or not image.spec.digest:
@@ -124,13 +140,30 @@ def plan(row: AnyResource, seen: WorkingSet, _now: float) -> Outcome:
         return Do(writes=(resized,), say=f"changing what is reserved for it on host {seen.name_of(placement.host)}")
     if claim.short is None and (step := next_write(row, seen, shape, placement)):
         return Do(writes=(step[0],), say=step[1])
-    doc = _domain(row, seen, shape, placement)
+    doc = _domain(row, seen, shape, placement, now)
     document = seen.document(placement.host, key_of(doc))
     if document is None or document.gone or document.doc != doc:
         write = PutDocument(host=placement.host, owner=row.id, doc=doc)
         return Do(writes=(write,), say=f"asking host {seen.name_of(placement.host)}")
-    found = _follow(row, seen, placement.host, seen.report(placement.host, document.key))
+    found = _follow(row, seen, placement.host, seen.report(placement.host, document.key), now)
     return Blocked(status=found.status, why=claim.short) if claim.short and isinstance(found, Done) else found
+
+
+def _plan_kept(row: AnyResource, seen: WorkingSet, now: float) -> Outcome:
+    """It is stopped where it is, and holds all it has, until it is restored or its time is over."""
+    message, seconds = lifetime.rests(row, now), lifetime.look_again_s(row, now)
+    for document in seen.owned_documents(row.id):
+        if not isinstance(document.doc, DomainDoc) or document.gone:
+            continue
+        stopped = msgspec.structs.replace(document.doc, power="stopped")
+        if document.doc != stopped:
+            write = PutDocument(host=document.host, owner=row.id, doc=stopped)
+            return Do(writes=(write,), say=f"having host {seen.name_of(document.host)} stop it")
+        report = seen.report(document.host, document.key)
+        if not silence(seen, document.host) and not (report and report.done):
+            status = _status(row, seen, "stopping", message, report)
+            return Wait(status=status, message=f"host {seen.name_of(document.host)} stops it", seconds=seconds)
+    return Done(status=_status(row, seen, "deleted", message), seconds=seconds)
 
 
 def _place(row: AnyResource, seen: WorkingSet, shape: Shape) -> Outcome:
@@ -147,7 +180,7 @@ def _place(row: AnyResource, seen: WorkingSet, shape: Shape) -> Outcome:
     return Place(demand=demand, writes=(*claims, *pokes), status=_status(row, seen, "blocked", ""))
 
 
-def _domain(row: AnyResource, seen: WorkingSet, shape: Shape, placement: Placement) -> DomainDoc:
+def _domain(row: AnyResource, seen: WorkingSet, shape: Shape, placement: Placement, now: float) -> DomainDoc:
     """Return what its host is to make of it. Without its disks it is off, until it has them."""
     spec: VmSpec = row.spec
     disks = disks_of(row, seen)
@@ -167,7 +200,7 @@ def _domain(row: AnyResource, seen: WorkingSet, shape: Shape, placement: Placeme
             Nic(index=address.index, network=address.network, mac=address.mac, mtu=mtu)
             for address in seen.addresses(row.id)
         ),
-        power=spec.power if disks.attached else "stopped",
+        power=spec.power if disks.attached and not lifetime.is_over(row, now) else "stopped",
         start_generation=spec.start_generation,
         # While there is no room for a rescue disk it runs on: the boot that was wished for comes with the disk.
         boot_generation=spec.boot_generation - (1 if disks.rescue and disks.attached and not disks.boots_rescue else 0),
@@ -185,11 +218,16 @@ def _domain(row: AnyResource, seen: WorkingSet, shape: Shape, placement: Placeme
     )
 
 
-def _follow(row: AnyResource, seen: WorkingSet, host: HostId, report: Report | None) -> Wait | Done:
+def _follow(row: AnyResource, seen: WorkingSet, host: HostId, report: Report | None, now: float) -> Wait | Done:
     """Say how far the host is."""
     quiet = silence(seen, host)
     if report and report.done and not quiet:
-        return _as_reported(row, seen, host, report)
+        found = _as_reported(row, seen, host, report)
+        if isinstance(found, Wait):
+            return found
+        over = lifetime.rests(row, now)
+        status = msgspec.structs.replace(found.status, message=over) if over else found.status
+        return Done(status=status, seconds=lifetime.look_again_s(row, now))
     if quiet and row.observed_generation == row.generation:
         return Wait(status=_status(row, seen, row.status.state, quiet, report), message=quiet)
     said = (report.problem or report.message) if report else ""

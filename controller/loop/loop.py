@@ -228,9 +228,12 @@ class Loop:
         return turns
 
     async def _take(self) -> tuple[QueueRow, ...]:
-        wanted = [one for one in self._due.pop(self._timer(), AT_ONCE) if not self._rests(one)]
-        if not wanted:
-            return ()
+        wanted: list[Id] = []
+        while not wanted:
+            popped = self._due.pop(self._timer(), AT_ONCE)
+            if not popped:
+                return ()
+            wanted = [one for one in popped if not self._rests(one)]
         self._busy.update(wanted)
         rows: tuple[QueueRow, ...] = ()
         try:
@@ -247,25 +250,29 @@ class Loop:
 
     def _rests(self, resource: Id) -> bool:
         """Say whether there is nothing to do here, and look again later."""
-        if rests := self._whose(resource) is Turn.THEIRS or self._at_rest(resource):
-            self._due.put(resource, self._timer() + LOOK_AGAIN_S)
-        return rests
+        seconds = LOOK_AGAIN_S if self._whose(resource) is Turn.THEIRS else self._rests_s(resource)
+        if seconds is not None:
+            self._due.put(resource, self._timer() + seconds)
+        return seconds is not None
 
-    def _at_rest(self, resource: Id) -> bool:
-        """Look without a lease: a plan is pure, so where it has nothing to change nothing needs to be written."""
+    def _rests_s(self, resource: Id) -> float | None:
+        """Look without a lease: a plan is pure, so where it has nothing to change nothing needs to be written.
+
+        Returns in how many seconds to look again; None where there is something to do.
+        """
         row = self._seen.get(resource)
         if row is None or row.deleted_at is not None or row.observed_generation < row.generation:
-            return False
+            return None
         if self._seen.open_operations(resource):
-            return False
+            return None
         try:
             outcome = planner_of(row.kind).plan(row, self._seen, self._clock())
         except Exception:
-            return False  # the turn meets the same bug, and logs it
-        rests = isinstance(outcome, Done) and outcome.status == row.status
-        if rests:
-            self._blocked.discard(resource)
-        return rests
+            return None  # the turn meets the same bug, and logs it
+        if not isinstance(outcome, Done) or outcome.status != row.status:
+            return None
+        self._blocked.discard(resource)
+        return outcome.seconds
 
     async def _guarded(self, row: QueueRow) -> None:
         """The top of a turn: a bug in one planner is logged and tried again, and stops nothing else."""
@@ -341,9 +348,8 @@ class Loop:
                 await self._block(subject, row, outcome.status, outcome.why)
             case Done():
                 self._blocked.discard(subject.id)
-                await self._finish(
-                    subject, row, _Found("done", outcome.status, outcome.status.state, 1.0), LOOK_AGAIN_S
-                )
+                found = _Found("done", outcome.status, outcome.status.state, 1.0)
+                await self._finish(subject, row, found, outcome.seconds)
         return False
 
     async def _step(self, subject: AnyResource, writes: tuple[AnyWrite, ...], say: str, retries: int) -> None:

@@ -16,7 +16,7 @@ from controller.store.prepared import Prepared
 from controller.store.rows import Event, EventResult, Operation, OperationState, OperationStep
 from controller.store.tx import Tx, insert_resource
 from controller.store.working import is_public, references
-from controller.store.writes import Mutation, Taken
+from controller.store.writes import Amend, Mutation, Taken
 
 FINISHED_KEPT = 10_000
 """Finished operations that are kept; older ones are in the event table."""
@@ -110,6 +110,30 @@ def _insert(tx: Tx, wanted: AnyResource) -> AnyResource:
 
 
 def _update(tx: Tx, wanted: AnyResource, was: AnyResource) -> AnyResource:
+    row = _updated(tx, wanted, was)
+    if row is None:
+        raise Conflict(f"{was.kind} {was.name} changed meanwhile", fix="read it again, then repeat the request")
+    return row
+
+
+def amend(tx: Tx, wanted: Amend) -> None:
+    """Commit a change that Skerry itself decided on; nothing where the thing changed since it was read."""
+    was = wanted.row
+    after = msgspec.structs.replace(
+        was, spec=wanted.spec, generation=was.generation + 1, deleted_at=tx.now if wanted.delete else was.deleted_at
+    )
+    row = _updated(tx, after, was)
+    if row is None:
+        return
+    poke(tx, row.id)
+    if wanted.what:
+        event = happened(tx, row, wanted.what, wanted.message, ())
+        after_spec = b"" if wanted.delete else to_json(row.spec)
+        chain.append(tx, msgspec.structs.replace(event, before=to_json(was.spec), after=after_spec))
+
+
+def _updated(tx: Tx, wanted: AnyResource, was: AnyResource) -> AnyResource | None:
+    """Write a thing as it is wanted; None where it is not any more as it was read."""
     there = tx.change(
         _CHANGE,
         of=was.id,
@@ -124,7 +148,7 @@ def _update(tx: Tx, wanted: AnyResource, was: AnyResource) -> AnyResource:
     )
     row = tx.resource(was.id)
     if not there or row is None:
-        raise Conflict(f"{was.kind} {was.name} changed meanwhile", fix="read it again, then repeat the request")
+        return None
     quota.charge(tx, row.project, before=was.counts, after=row.counts)
     tx.put(row)
     if is_public(was) and not is_public(row):

@@ -12,11 +12,12 @@ from common.ids import HostId, Id, Revision
 from common.kinds import kind_named
 from common.kinds.kind import Resource
 from controller.store import chain, claims, graves, members, quota, tables
-from controller.store.mutations import close_operations, happened, poke
+from controller.store.mutations import amend, close_operations, happened, poke
 from controller.store.prepared import Prepared
 from controller.store.rows import Capacity, Document, Enrolment, Given, Token
 from controller.store.tx import Tx, document_from, insert_resource
 from controller.store.writes import (
+    Amend,
     AnyWrite,
     BuryOrphan,
     ChangeChild,
@@ -112,6 +113,8 @@ def _apply(tx: Tx, write: AnyWrite) -> None:  # noqa: PLR0912 - a table of the u
             _change_child(tx, write)
         case DeleteChild():
             _delete_child(tx, write.id)
+        case Amend():
+            amend(tx, write)
         case PutDocument():
             _put_document(tx, write)
         case Tombstone():

@@ -103,6 +103,19 @@ class DeleteChild(Write, frozen=True):
     id: Id
 
 
+class Amend(Write, frozen=True):
+    """Change a thing's spec, or delete it, as a request would, with an event that says why. Nothing where it changed
+    since it was read."""
+
+    row: AnyResource
+    """As it was read."""
+    spec: Spec
+    what: str
+    """The event's action: `start`, `delete`. Empty: Skerry's own note, no event."""
+    message: str = ""
+    delete: bool = False
+
+
 class PutDocument(Write, frozen=True):
     """Make a host want this document."""
 
@@ -207,6 +220,7 @@ AnyWrite = (
     | CreateChild
     | ChangeChild
     | DeleteChild
+    | Amend
     | PutDocument
     | Tombstone
     | BuryOrphan

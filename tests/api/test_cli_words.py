@@ -30,7 +30,11 @@ def test_an_empty_text_empties_what_may_be_empty() -> None:
 
 def test_set_offers_neither_fixed_fields_nor_skerrys_own() -> None:
     offered = {field.name for field in flags.offered(VM, change=True)}
-    assert offered == {"keypairs", "user_data", "nocloud", "restart", "stop_grace_s"}
+    assert offered == {"keypairs", "user_data", "nocloud", "restart", "stop_grace_s"} | {
+        "protected",
+        "ttl_s",
+        "on_expiry",
+    }
     assert "power" not in {field.name for field in flags.offered(VM, change=False)}
 
 

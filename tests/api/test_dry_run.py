@@ -16,17 +16,17 @@ from controller.store.tx import Tx
 
 
 async def rehearse(cloud: World, method: str, path: str, body: object = None, **more: Any) -> Reply:
-    return await cloud.call(method, f"{path}?dry_run=true", body, **more)
+    return await cloud.call(method, f"{path}{'&' if '?' in path else '?'}dry_run=true", body, **more)
 
 
 async def everything(cloud: World) -> dict[str, list[Any]]:
-    """Return every row of every table, but for the queue's leases."""
+    """Return every row of every table, but for the queue's leases and the last revision, which may skip numbers."""
 
     def read(tx: Tx) -> dict[str, list[Any]]:
         return {
             table.name: sorted(tuple(row) for row in tx.run(select(table)).all())
             for table in tables.METADATA.sorted_tables
-            if table.name != "queue"
+            if table.name not in ("queue", "sequence")
         }
 
     found: dict[str, list[Any]] = {}
@@ -89,7 +89,7 @@ async def test_a_dry_deletion_names_all_that_goes_along(cloud: World) -> None:
     host = await cloud.host("h1")
     row = await cloud.vm("a", "web", host)
     before = await everything(cloud)
-    reply = await rehearse(cloud, "DELETE", f"{P}/a/vms/web")
+    reply = await rehearse(cloud, "DELETE", f"{P}/a/vms/web?now=true")
     after = await everything(cloud)
 
     assert reply.status == 200
@@ -194,6 +194,8 @@ async def test_every_kind_can_be_rehearsed(cloud: World, kind: Any) -> None:
     await cloud.make("/v1/sizes", "small", {"vcpus": 1, "memory_mib": 512, "disk_gib": 1})
     await cloud.make(f"{P}/a/images", "tiny", {"format": "kernel"})
     await cloud.make(f"{P}/a/networks", "default")
+    await cloud.make("/v1/regions", "north")
+    await cloud.make("/v1/zones", "z1", {"region": "north"})
     base = f"/v1/{kind.plural}" if kind.scope is Scope.CLOUD else f"{P}/a/{kind.plural}"
     path = base.replace("/a/", "/{project}/")
     example = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]

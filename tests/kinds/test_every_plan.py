@@ -22,7 +22,8 @@ from tests.store.desk import Clock
 from tests.store.same import plain, same
 
 GOING_ORDER = (
-    "vm", "group", "keypair", "image", "network", "token", "size", "host", "rack", "zone", "region", "project"
+    "schedule", "vm", "group", "keypair", "image", "network", "token", "size", "host", "rack", "zone", "region",
+    "project",
 )  # fmt: skip
 """Users before what they use. Volumes go with their machines."""
 
@@ -59,6 +60,7 @@ async def furnished(bench: Bench) -> list[HostId]:
     await bench.create("group", "shop", "apart", policy="anti-affinity")
     for name in ("web", "db"):
         await bench.create("vm", "shop", name, image="tiny", size="small", keypairs=["me"], groups=["apart"])
+    await bench.create("schedule", "shop", "nights", action="stop", vms=["web"], cron="0 20 * * *")
     hosts = [await bench.connected_host(f"h{number}", f"10.77.0.1{number}") for number in (1, 2)]
     for kind, name in (("vm", "web"), ("volume", "web"), ("network", "default")):
         await bench.rest(bench.named(kind, name), hosts[0])

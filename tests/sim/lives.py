@@ -30,7 +30,7 @@ def prepare(cloud: Cloud, hosts: int = 2) -> None:
 def clear(cloud: Cloud) -> None:
     """Delete all there is, in the order that users have to keep, and check that nothing is left of it anywhere."""
     quiet(cloud)
-    for kind in ("vm", "token", "keypair", "network", "image", "size"):
+    for kind in ("schedule", "vm", "token", "keypair", "network", "image", "size"):
         for row in list(cloud.seen.of_kind(kind)):
             if row.deleted_at is None:
                 cloud.delete(kind, row.project, row.name)
@@ -38,7 +38,7 @@ def clear(cloud: Cloud) -> None:
     for row in list(cloud.seen.of_kind("project")):
         if row.name != "system":
             cloud.delete("project", "", row.name)
-    gone(cloud, "token", "keypair", "volume")
+    gone(cloud, "schedule", "token", "keypair", "volume")
     quiet(cloud)
     checks.machines_empty(cloud)
     for row in list(cloud.seen.of_kind("host")):
@@ -231,7 +231,7 @@ def volume(cloud: Cloud) -> None:
 
 
 def vm(cloud: Cloud) -> None:
-    """A VM is made, stopped, started, rebooted and deleted."""
+    """A VM is made, stopped, started, rebooted, deleted, restored, and deleted."""
     cloud.insist(lambda: cloud.create("vm", "shop", "web", image="tiny", size="small", nocloud=True))
     reaches(cloud, "vm", "shop", "web", "running")
     cloud.insist(lambda: cloud.verb("shop", "web", "stop"))
@@ -240,6 +240,22 @@ def vm(cloud: Cloud) -> None:
     reaches(cloud, "vm", "shop", "web", "running")
     cloud.insist(lambda: cloud.verb("shop", "web", "reboot"))
     reaches(cloud, "vm", "shop", "web", "running")
+    cloud.insist(lambda: cloud.delete("vm", "shop", "web", keep=True))
+    reaches(cloud, "vm", "shop", "web", "deleted")
+    cloud.insist(lambda: cloud.verb("shop", "web", "restore"))
+    reaches(cloud, "vm", "shop", "web", "running")
+    vanishes(cloud, "vm", "shop", "web")
+
+
+def schedule(cloud: Cloud) -> None:
+    """A schedule is made, stops a VM when it is due, and is deleted; so is the VM."""
+    cloud.insist(lambda: cloud.create("vm", "shop", "web", image="tiny", size="small"))
+    reaches(cloud, "vm", "shop", "web", "running")
+    cloud.insist(lambda: cloud.create("schedule", "shop", "always", action="stop", vms=["web"], cron="* * * * *"))
+    reaches(cloud, "schedule", "shop", "always", "active")
+    cloud.world.run(70)
+    reaches(cloud, "vm", "shop", "web", "stopped")
+    vanishes(cloud, "schedule", "shop", "always")
     vanishes(cloud, "vm", "shop", "web")
 
 
@@ -307,4 +323,5 @@ LIVES: dict[str, Callable[[Cloud], None]] = {
     "group": group,
     "volume": volume,
     "vm": vm,
+    "schedule": schedule,
 }
