@@ -32,6 +32,13 @@ class Documents:
         """Return the guest of this host that has an address in a network."""
         return find_guest(self._memory.items.values(), self._host, network, address)
 
+    def address_of(self, vm: Id, network: Id) -> str | None:
+        """Return the address of a machine in a network."""
+        docs = (item.doc for item in self._memory.items.values() if not item.gone)
+        return next(
+            (doc.address for doc in docs if isinstance(doc, PortDoc) and (doc.vm, doc.network) == (vm, network)), None
+        )
+
     def owner_of_mac(self, mac: str) -> Id | None:
         """Return the VM whose port has this MAC."""
         items = self._memory.items

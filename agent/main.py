@@ -26,6 +26,7 @@ from agent.drivers.images import ImageCache
 from agent.drivers.libvirt import Libvirt
 from agent.host import CachedInventory, Documents, HostOrders
 from agent.inventory import find_place
+from agent.kinds.boot_watch import BootWatch
 from agent.kinds.domain import Domains
 from agent.kinds.network import Networks
 from agent.kinds.volume import Volumes
@@ -125,8 +126,9 @@ async def _start(config: Config, stack: AsyncExitStack) -> None:
     hypervisor = await stack.enter_async_context(Libvirt(config.libvirt.uri, on_event=moved, on_connected=all_moved))
     images = ImageCache(place.images, dialer.fetch, faults)
     volumes = Volumes(place, images, hypervisor, report=told, clock=system_clock, faults=faults)
-    domains = Domains(place, images, hypervisor, announce=outbox.event, clock=system_clock, faults=faults)
     networks = _networks(config, identity.host, vtep, documents, faults)
+    watch = BootWatch(networks, documents.address_of, place, system_clock)
+    domains = Domains(place, images, hypervisor, announce=outbox.event, clock=system_clock, faults=faults, watch=watch)
     stack.push_async_callback(networks.close)
     kinds = (networks, volumes, domains)
     loop = Loop(memory=memory, kinds=kinds, sink=outbox.report, faults=faults)

@@ -40,6 +40,8 @@ _CONNECTIONS = 256
 _CONNECTION_S = 60.0
 """No connection lives longer: a guest that was cut off never closes its own."""
 _BACKLOG = 64
+_REMEMBERED = 4096
+"""Guests of which it is known when they first asked."""
 _PIN_TIMEOUT_S = 10.0
 
 
@@ -92,6 +94,13 @@ class Answer(NamedTuple):
     status: int
     body: str
     headers: Mapping[str, str] = {}
+
+
+class AskedAt(NamedTuple):
+    """When a guest was first answered, epoch seconds, and when with a key; None: never since the agent started."""
+
+    first: float | None = None
+    key: float | None = None
 
 
 def find_guest(items: Iterable[Desired], host: HostId, network: Id, address: str) -> Guest | None:
@@ -303,6 +312,21 @@ class MetadataService:
         self._pin = pin
         self._tokens = Tokens(secrets.token_bytes(32))
         self._listeners: dict[Id, _Listener] = {}
+        self._asked: dict[Id, AskedAt] = {}
+
+    def asked(self, vm: Id) -> AskedAt:
+        """Return when a guest of this host first asked."""
+        return self._asked.get(vm, AskedAt())
+
+    def _note(self, vm: Id, path: str, found: Answer) -> None:
+        """Note what a guest was answered; of many guests only the newest are remembered."""
+        if found.status != 200 or path.endswith("/api/token"):
+            return
+        now, before = time.time(), self._asked.pop(vm, AskedAt())
+        has_key = path.endswith(("/openssh-key", "/nocloud/meta-data"))
+        self._asked[vm] = AskedAt(before.first or now, before.key or (now if has_key else None))
+        if len(self._asked) > _REMEMBERED:
+            del self._asked[next(iter(self._asked))]
 
     def listening(self, network: Id) -> int | None:
         """Return the inode of the namespace whose socket serves this network, None where none does."""
@@ -366,7 +390,9 @@ class MetadataService:
             token_ttl=request.headers.get(_TOKEN_TTL),
             forwarded="X-Forwarded-For" in request.headers,
         )
-        return answer(asked, guest, self._tokens, time.time())
+        found = answer(asked, guest, self._tokens, time.time())
+        self._note(guest.vm, asked.path, found)
+        return found
 
 
 class _Refuser(asyncio.Protocol):

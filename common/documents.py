@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NewType
 
 import msgspec
 
+from common.boots import FirstBoot
 from common.ids import HostId, Id, RequestId, Revision
 from common.kinds.image import ImageFormat
 
@@ -162,6 +163,7 @@ class DomainSeen(msgspec.Struct, frozen=True, kw_only=True, tag="domain", tag_fi
     """What its balloon leaves it of that."""
     note: str = ""
     """What is not in effect and why, for people."""
+    first_boot: FirstBoot | None = None
 
 
 class VolumeSeen(msgspec.Struct, frozen=True, kw_only=True, tag="volume", tag_field="type"):

@@ -113,7 +113,7 @@ class MetricsSection(Section, frozen=True):
     max_gib: Annotated[
         float,
         msgspec.Meta(ge=0.01, le=65536, description="most that all of it may take on disk, GiB; the oldest goes first"),
-    ] = 4.0
+    ] = 8.0
 
 
 class LogSection(Section, frozen=True):

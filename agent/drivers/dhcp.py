@@ -12,6 +12,7 @@ from common import names
 from common.documents import NetworkDoc, PortDoc
 
 LEASE_TIME = "1h"
+LEASE_S = 3600
 """A guest asks again after half of it; a changed MTU or address reaches it by then."""
 
 

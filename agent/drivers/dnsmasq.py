@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from agent.drivers import netns
-from agent.drivers.dhcp import DnsmasqFiles, Lease, Served, digest
+from agent.drivers.dhcp import LEASE_S, DnsmasqFiles, Lease, Served, digest
 from common import names
 from common.codec import from_json, to_json
 from common.errors import Invalid, Temporary
@@ -57,7 +57,7 @@ class Dnsmasq:
         """Look at a network's dnsmasq. Blocks for small files only."""
         directory = self.directory(network)
         process = self._process(network)
-        leases = frozenset(lease for lease, _ in _leases(directory))
+        leases = frozenset(lease for _, lease, _ in _leases(directory))
         leftovers = directory.exists() or process is not None
         if process is None or not process.present:
             return Served(leases=leases, leftovers=leftovers)
@@ -74,6 +74,11 @@ class Dnsmasq:
             leases=leases,
             leftovers=leftovers,
         )
+
+    def leased_at(self, network: Id, mac: str) -> float | None:
+        """Return when a MAC was last given its address, None where it has none. Blocks for a small file."""
+        ends = [end for end, lease, _ in _leases(self.directory(network)) if lease.mac == mac.lower()]
+        return max(ends) - LEASE_S if ends else None
 
     def networks(self) -> tuple[Id, ...]:
         """Return the networks that have a directory or a process here, orphans included."""
@@ -99,7 +104,7 @@ class Dnsmasq:
         directory = self.directory(network)
         seen = await asyncio.to_thread(self.see, network)
         await self._stop(network)
-        kept = "".join(f"{line}\n" for lease, line in _leases(directory) if lease not in leases)
+        kept = "".join(f"{line}\n" for _, lease, line in _leases(directory) if lease not in leases)
         _replace(directory / "leases", kept)
         if seen.running:
             await self._start(network, seen.device)
@@ -220,13 +225,13 @@ def _signal(process: _Process, mark: str, order: signal.Signals) -> bool:
         os.close(held)
 
 
-def _leases(directory: Path) -> list[tuple[Lease, str]]:
-    """Return the leases with their lines: `<expiry> <mac> <address> <name> <client id>`."""
+def _leases(directory: Path) -> list[tuple[float, Lease, str]]:
+    """Return when each lease ends, the lease, and its line: `<expiry> <mac> <address> <name> <client id>`."""
     found = []
     for line in _text(directory / "leases").splitlines():
         words = line.split()
         if len(words) >= 4 and words[0].isdigit():
-            found.append((Lease(mac=words[1].lower(), address=words[2]), line))
+            found.append((float(words[0]), Lease(mac=words[1].lower(), address=words[2]), line))
     return found
 
 

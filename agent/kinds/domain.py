@@ -3,13 +3,14 @@
 import asyncio
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 from agent.drivers import files, nocloud
-from agent.drivers.hypervisor import Cause, Hypervisor
+from agent.drivers.hypervisor import Cause, Hypervisor, LiveDomain
 from agent.drivers.images import ImageCache
 from agent.drivers.place import Place
+from agent.kinds import first_boot
 from agent.kinds.domain_plan import (
     CRASH_WINDOW_S,
     BuildSeed,
@@ -25,8 +26,10 @@ from agent.kinds.domain_plan import (
     Undefine,
     plan,
 )
+from agent.kinds.first_boot import Sight
 from agent.kinds.unit import Do, Mark, Settled, Wait, Wish
 from common import names
+from common.boots import FirstBoot
 from common.clock import Clock
 from common.documents import DomainDoc
 from common.faults import Faults
@@ -52,6 +55,10 @@ _ENDS: dict[Cause, str] = {
 }
 
 
+Watch = Callable[[DomainDoc, LiveDomain, FirstBoot | None], Awaitable[Sight | None]]
+"""Looks at a machine on its way up, of which so much is known."""
+
+
 def link_exists(name: str) -> bool:
     """Say whether the agent's network namespace has a device of this name."""
     try:
@@ -59,6 +66,10 @@ def link_exists(name: str) -> bool:
     except OSError:
         return False
     return True
+
+
+async def unwatched(_doc: DomainDoc, _domain: LiveDomain, _before: FirstBoot | None) -> None:
+    """Nobody looks at machines on their way up."""
 
 
 class Domains:
@@ -79,7 +90,9 @@ class Domains:
         clock: Clock,
         faults: Faults,
         link_exists: Callable[[str], bool] = link_exists,
+        watch: Watch = unwatched,
     ) -> None:
+        self._watch = watch
         self._place, self._images, self._hypervisor = place, images, hypervisor
         self._announce, self._clock, self._faults = announce, clock, faults
         self._link_exists = link_exists
@@ -94,6 +107,9 @@ class Domains:
         domain = await self._hypervisor.look(doc.id)
         if domain is None or domain.activity == "off":
             self._pressed.pop(doc.id, None)
+        sight = None
+        if domain is not None and first_boot.is_watched(doc, domain, wish.marks, self._clock()):
+            sight = await self._watch(doc, domain, first_boot.known(wish.marks))
         paused = domain is not None and domain.activity == "paused"
         return DomainView(
             place=self._place,
@@ -107,6 +123,7 @@ class Domains:
             pool_free_bytes=shutil.disk_usage(self._place.volumes).free if paused else 0,
             pressed_at=self._pressed.get(doc.id),
             starts=self._starts.get(doc.id, ()),
+            first_boot=sight,
         )
 
     def plan(self, wish: Wish, seen: DomainView, now: float) -> Do[DomainStep] | Mark | Wait | Settled:

@@ -12,8 +12,11 @@ import msgspec
 
 from agent.drivers.hypervisor import Cause, LiveDomain
 from agent.drivers.place import BootFiles, Place
+from agent.kinds import first_boot
 from agent.kinds.domain_xml import domain_xml, metadata_xml
+from agent.kinds.first_boot import Sight
 from agent.kinds.unit import Do, Mark, Settled, Wait, Wish
+from common.boots import FirstBoot
 from common.documents import Desired, DomainDoc, DomainSeen, GuestMetadata, Report, key_of
 from common.ids import Id
 
@@ -120,6 +123,8 @@ class DomainView(msgspec.Struct, frozen=True, kw_only=True):
     """When this agent process last pressed the power button in the present run."""
     starts: tuple[float, ...] = ()
     """When this agent process started it, of late."""
+    first_boot: Sight | None = None
+    """Of a machine that comes up for the first time; None: it does not, or nobody watches."""
 
 
 Outcome = Do[DomainStep] | Mark | Wait | Settled
@@ -199,7 +204,24 @@ def _plan_active(turn: _Turn, domain: LiveDomain) -> Outcome:
         return _plan_paused(turn, domain)
     if doc.restart == "never" and turn.marks.get(STARTED) != turn.run:
         return Mark(name=STARTED, value=turn.run)
-    return Settled(reports=(_on_report(turn, domain, done=True),))
+    return _follow_first_boot(turn, domain)
+
+
+def _follow_first_boot(turn: _Turn, domain: LiveDomain) -> Outcome:
+    """Look again and again at a machine that runs as wished until it is settled how it came up."""
+    before, sight = first_boot.known(turn.marks), turn.seen.first_boot
+    if sight is None:
+        if before is not None and before.verdict == "pending":
+            return Mark(name=first_boot.MARK, value=None)  # it was started anew before it had come up
+        return Settled(reports=(_on_report(turn, domain, done=True),))
+    boot = first_boot.judge(before, turn.doc, domain.started_at, sight, turn.now)
+    if first_boot.is_news(boot, before):
+        return Mark(name=first_boot.MARK, value=first_boot.mark_of(boot))
+    report = _on_report(turn, domain, done=True, boot=boot)
+    if boot.verdict != "pending":
+        return Settled(reports=(report,))
+    pause = first_boot.pause_s(domain.started_at, turn.now)
+    return Wait(message="it comes up for the first time", seconds=pause, reports=(report,))
 
 
 def _plan_paused(turn: _Turn, domain: LiveDomain) -> Outcome:
@@ -321,7 +343,15 @@ def _wait_on(turn: _Turn, domain: LiveDomain, message: str, until: float) -> Wai
     return Wait(message=message, seconds=max(0.05, until - turn.now), reports=(report,))
 
 
-def _on_report(turn: _Turn, domain: LiveDomain, *, done: bool, message: str = "", problem: str = "") -> Report:
+def _on_report(
+    turn: _Turn,
+    domain: LiveDomain,
+    *,
+    done: bool,
+    message: str = "",
+    problem: str = "",
+    boot: FirstBoot | None = None,
+) -> Report:
     seen = DomainSeen(
         state="paused" if domain.activity == "paused" else "running",
         start_generation=domain.start_generation or 0,
@@ -329,9 +359,15 @@ def _on_report(turn: _Turn, domain: LiveDomain, *, done: bool, message: str = ""
         started_at=domain.started_at,
         vcpus=domain.vcpus,
         memory_mib=domain.memory_mib,
+        first_boot=boot or _settled_boot(turn),
     )
     revision = turn.item.revision
     return Report(key=key_of(turn.doc), revision=revision, done=done, message=message, problem=problem, seen=seen)
+
+
+def _settled_boot(turn: _Turn) -> FirstBoot | None:
+    before = first_boot.known(turn.marks)
+    return before if before is not None and before.verdict != "pending" else None
 
 
 def _not_yet(turn: _Turn, message: str) -> Report:
@@ -342,6 +378,7 @@ def _not_yet(turn: _Turn, message: str) -> Report:
         start_generation=(domain.start_generation if domain else None) or 0,
         boot_generation=(domain.boot_generation if domain else None) or 0,
         started_at=0,
+        first_boot=_settled_boot(turn),
     )
     return Report(key=key_of(turn.doc), revision=turn.item.revision, done=False, message=message, seen=seen)
 
@@ -356,5 +393,6 @@ def _off_report(turn: _Turn, *, by_guest: bool) -> Report:
         start_generation=turn.doc.start_generation,
         boot_generation=turn.doc.boot_generation,
         started_at=0,
+        first_boot=_settled_boot(turn),
     )
     return Report(key=key_of(turn.doc), revision=turn.item.revision, done=True, seen=seen)

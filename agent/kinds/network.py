@@ -37,7 +37,7 @@ from agent.kinds.network_plan import (
     taps_of,
 )
 from agent.kinds.unit import Wish
-from agent.metadata import Guest, Lookup, MetadataService
+from agent.metadata import AskedAt, Guest, Lookup, MetadataService
 from common import names
 from common.errors import Temporary
 from common.faults import Faults
@@ -51,6 +51,7 @@ OwnerOfMac = Callable[[str], Id | None]
 
 _LANE_TIMEOUT_S = 30.0
 _METADATA_PORT = 80
+_CONNECT_TIMEOUT_S = 1.0
 
 
 class Networks:
@@ -94,6 +95,31 @@ class Networks:
         else:
             await self._serve(step)
         self._faults.reached(f"{point}.after")
+
+    async def leased_at(self, network: Id, mac: str) -> float | None:
+        """Return when an address was last given to a MAC."""
+        return await self._in_lane(lambda: self._dnsmasq.leased_at(network, mac))
+
+    def asked(self, vm: Id) -> AskedAt:
+        """Return when a machine of this host first asked the metadata service."""
+        return self._metadata.asked(vm)
+
+    async def unreachable(self, network: Id, address: str, port: int) -> str:
+        """Try a TCP connection from a network's gateway. Return why there is none; empty: there was one."""
+        try:
+            probe = await self._in_lane(lambda: netns.inside(names.router_namespace(network), _tcp_socket))
+        except Temporary as err:
+            return err.detail
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                await asyncio.get_running_loop().sock_connect(probe, (address, port))
+            return ""
+        except ConnectionRefusedError:
+            return f"nothing listened on port {port} of {address}"
+        except (TimeoutError, OSError) as err:
+            return f"port {port} of {address} gave no answer ({type(err).__name__})"
+        finally:
+            probe.close()
 
     async def survey(self) -> tuple[Found, ...]:
         """List everything of networks on this host, orphans included."""
@@ -234,6 +260,13 @@ def _change_devices(step: DeviceStep) -> None:
             netlink.remove_link(device)
         case _:
             assert_never(step)
+
+
+def _tcp_socket() -> socket.socket:
+    """Return a socket of the namespace of the calling thread."""
+    probe = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    probe.setblocking(False)
+    return probe
 
 
 def _metadata_socket() -> socket.socket:

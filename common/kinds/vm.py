@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from common.boots import FirstBoot
 from common.counters import ADDRESSES, DISK_GIB, MEMORY_MIB, VCPUS, VMS, VOLUMES
 from common.kinds.kind import Column, Extra, Kind, Nothing, Ref, Role, Scope, ServerSet, Spec, Status, Verb
 from common.kinds.size import DiskGib, MemoryMib, Vcpus
@@ -150,6 +151,8 @@ class VmStatus(Status, frozen=True):
     """That it runs with."""
     disk_gib: int = 0
     """Of its root disk."""
+    first_boot: FirstBoot | None = None
+    """How it came up for the first time; None: its host has not said."""
 
 
 def _start(spec: VmSpec, _: Nothing) -> VmSpec:

@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from common.boots import FirstBoot
 from common.clock import iso
 from common.ids import HostId, Id
 from common.kinds.kind import AnyResource
+from common.kinds.vm import VmStatus
 from common.refusal import Refusal
 from controller.api.render import EventView, OperationView, event_view, operation_view
 from controller.auth.caller import Caller, sees
@@ -25,6 +27,7 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     message: str
     why: Refusal | None
+    first_boot: FirstBoot | None
     steps: tuple[str, ...]
     operations: tuple[OperationView, ...]
     events: tuple[EventView, ...]
@@ -39,6 +42,7 @@ def explain(row: AnyResource, seen: WorkingSet, caller: Caller, events: Sequence
         state=row.status.state,
         message=row.status.message,
         why=refusal,
+        first_boot=row.status.first_boot if isinstance(row.status, VmStatus) else None,
         steps=tuple(dict.fromkeys(_steps(row, seen, caller))),
         operations=tuple(operation_view(operation) for operation in operations),
         events=tuple(event_view(event) for event in events),

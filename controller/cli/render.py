@@ -8,6 +8,7 @@ from typing import Any
 import click
 import msgspec
 
+from common.boots import FirstBoot, words
 from common.kinds.kind import AnyKind
 from controller.cli.answers import Shown, shown
 from controller.cli.session import form
@@ -147,6 +148,8 @@ def said(value: Any, path: str, names: Names, now: float) -> str:
             return names.get(value, value)
         case list():
             return ", ".join(said(one, path, names, now) for one in value)
+        case dict() if leaf == "first_boot":
+            return _first_boot(value)
         case dict():
             return ", ".join(f"{key}={said(one, path, names, now)}" for key, one in value.items()) or NOTHING
         case _:
@@ -155,6 +158,13 @@ def said(value: Any, path: str, names: Names, now: float) -> str:
 
 def _moment(ahead_s: float) -> str:
     return f"in {age(ahead_s)}" if ahead_s > 0 else age(-ahead_s)
+
+
+def _first_boot(value: dict[str, Any]) -> str:
+    try:
+        return words(msgspec.convert(value, FirstBoot))
+    except msgspec.ValidationError:
+        return str(value.get("verdict", NOTHING))  # a newer controller knows more legs
 
 
 def age(seconds: float) -> str:

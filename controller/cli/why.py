@@ -4,6 +4,7 @@ import time
 
 import click
 
+from common.boots import FirstBoot, words
 from common.refusal import Refusal
 from controller.cli.answers import Answer, EventShown, OperationShown
 from controller.cli.client import Client
@@ -19,6 +20,7 @@ class Why(Answer, frozen=True):
     state: str
     message: str = ""
     why: Refusal | None = None
+    first_boot: FirstBoot | None = None
     steps: tuple[str, ...] = ()
     operations: tuple[OperationShown, ...] = ()
     events: tuple[EventShown, ...] = ()
@@ -47,6 +49,11 @@ def _print(found: Why, kind: str) -> None:
         click.echo("\n".join(refusal_lines(found.why, heading=found.why.summary not in found.message)))
     if not (found.steps or found.why or found.operations):
         click.echo("  it is as wished")
+    if found.first_boot:
+        click.echo(f"  first boot: {words(found.first_boot)}")
+        if found.first_boot.log:
+            click.echo(click.style("the serial log ended with", bold=True))
+            click.echo("\n".join(f"  {line}" for line in found.first_boot.log.splitlines()))
     if found.events:
         click.echo(click.style("what happened last", bold=True))
     for event in found.events:

@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 import structlog
 
+from common.boots import words
 from common.clock import Clock
 from common.codec import from_pack
 from common.documents import Desired, DocKey, DomainDoc, Report, StepTaken, VolumeDoc
@@ -38,6 +39,7 @@ from common.protocol import (
 from common.secret import digest_of
 from common.tls import Peer
 from controller.fleet.audit import Difference, compare
+from controller.fleet.booted import settled_boot
 from controller.fleet.lies import Lie, Lies, is_late, judge
 from controller.fleet.repair import Plan, plan_repairs
 from controller.fleet.sessions import Session, Sessions, Told
@@ -379,6 +381,7 @@ class Hosts:
         view = self._seen.host(host)
         fit = [_clipped(report) for report in await self._fit(host, message.reports)]
         own = tuple(self._without_steps(host, report) for report in fit)
+        booted = [found for report in own if (found := settled_boot(self._seen, host, report))]
         if message.full:
             view.reports = {report.key: report for report in own}
             view.reported = True
@@ -387,6 +390,8 @@ class Hosts:
         gone = [(report.key, report.revision) for report in own if self._is_gone(host, report)]
         for owner in {document.owner for report in own if (document := self._seen.document(host, report.key))}:
             self._poke(owner)
+        for row, boot in booted:
+            await self._happened(row, "first-boot", words(boot), actor=host)
         if gone:
             owners = await self._store.acknowledge(host, gone)
             for key, _ in gone:

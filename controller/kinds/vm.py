@@ -285,6 +285,7 @@ def _status(row: AnyResource, seen: WorkingSet, state: str, message: str, report
         vcpus=domain.vcpus if domain else row.status.vcpus,
         memory_mib=domain.memory_mib if domain else row.status.memory_mib,
         disk_gib=held_gib(row, seen),
+        first_boot=domain.first_boot if domain else row.status.first_boot,
     )
 
 
