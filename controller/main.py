@@ -190,6 +190,7 @@ async def _run(settings: Config) -> None:
             blobs=blobs,
             measured=history,
             choose=loop.inventory.would_choose,
+            take_stock=loop.inventory.take_stock,
             readiness=lambda: _unready(loop),
             config=settings,
             authority_fingerprint=authority.fingerprint,

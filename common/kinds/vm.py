@@ -43,6 +43,10 @@ class VmSpec(Spec, frozen=True):
         tuple[Annotated[str, Ref("group")], ...],
         msgspec.Meta(max_length=8, description="groups whose rule it obeys: machines apart, or together"),
     ] = ()
+    ha: Annotated[
+        bool,
+        msgspec.Meta(description="whether room is kept for it on another host, in a zone that does so (n_minus_one)"),
+    ] = True
     user_data: Annotated[
         str,
         msgspec.Meta(max_length=65536, description="given to the guest unread: cloud-config or a script"),
@@ -287,6 +291,8 @@ VM = Kind(
         ),
         Extra(name="why", method="GET", summary="Explain why the machine is not as wished.", role=Role.READER),
     ),
-    fixed=frozenset({"image", "size", "vcpus", "memory_mib", "disk_gib", "networks", "host", "zone", "rack", "groups"}),
+    fixed=frozenset(
+        {"image", "size", "vcpus", "memory_mib", "disk_gib", "networks", "host", "zone", "rack", "groups", "ha"}
+    ),
     keeps=True,
 )

@@ -11,6 +11,13 @@ class ZoneSpec(Spec, frozen=True):
     """Where it is, and what it has to survive."""
 
     region: Annotated[str | None, Ref("region"), msgspec.Meta(description="the region it belongs to")] = None
+    n_minus_one: Annotated[
+        bool,
+        msgspec.Meta(
+            description="whether machines are refused that would leave too little room to start those of one lost host "
+            "elsewhere in the zone"
+        ),
+    ] = False
     description: Annotated[str, msgspec.Meta(max_length=255, description="where it is, for people")] = ""
 
 
@@ -28,6 +35,7 @@ ZONE = Kind(
         Column(title="NAME", path="name"),
         Column(title="STATE", path="status.state"),
         Column(title="REGION", path="spec.region"),
+        Column(title="N-1", path="spec.n_minus_one"),
         Column(title="DESCRIPTION", path="spec.description"),
     ),
     create=Role.ADMIN,

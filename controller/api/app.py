@@ -18,6 +18,7 @@ from controller.api.audit import Refusals, Trail
 from controller.api.authority import AuthorityExtras, Successor
 from controller.api.body import MAX_BODY_BYTES
 from controller.api.call import Call, Contexts, Door, Handler
+from controller.api.capacity import Capacities, TakeStock
 from controller.api.commit import Committer
 from controller.api.events import Events
 from controller.api.extras import OF_A_HOST, HostExtras, VmExtras, extras
@@ -51,6 +52,7 @@ class Parts:
     blobs: Blobs
     measured: Measured
     choose: Choose
+    take_stock: TakeStock
     readiness: Readiness
     config: Config
     authority_fingerprint: Callable[[], str]
@@ -142,6 +144,7 @@ class _Bound:
             "top": histories.top,
             "ca.show": authority.show,
             "ca.rotate": authority.rotate,
+            "capacity": Capacities(store, parts.take_stock).show,
             "audit": Trail(store).overview,
             "audit.verify": Trail(store).verify,
         }

@@ -103,7 +103,8 @@ class Committer:
     def _intent(self, admitted: Admission) -> Intent:
         row = admitted.resource
         outcome = planner_of(row.kind).plan(row, self._store.seen, self._clock())
-        return Intent(outcome=outcome, choice=self._choose(outcome.demand) if isinstance(outcome, Place) else None)
+        choice = self._choose(outcome.demand) if isinstance(outcome, Place) else None
+        return Intent(outcome=outcome, choice=choice, seen_at=self._store.seen.revision)
 
     def _accepted(self, call: Call, done: Admission, more: Mapping[str, object]) -> web.Response:
         shown = self._shown(done.resource, done.revealed)

@@ -13,6 +13,7 @@ from common.kinds.kind import AnyKind, Resource, fields
 from controller.api import audit, authority, events, extras, history, operations, resources, watch
 from controller.api.audit import Overview
 from controller.api.authority import AuthorityView
+from controller.api.capacity import CAPACITY_PARAMETERS, Capacity
 from controller.api.commit import KEY_HEADER, KEYED, MUTATION_PARAMETERS
 from controller.api.history import History, Tops
 from controller.api.preview import Preview
@@ -33,6 +34,7 @@ QUERIES: Mapping[str, Mapping[str, str]] = {
     "watch": watch.PARAMETERS,
     "audit.verify": audit.VERIFY_PARAMETERS,
     "ca.rotate": authority.ROTATE_PARAMETERS,
+    "capacity": CAPACITY_PARAMETERS,
     "host.repair": extras.REPAIR_PARAMETERS,
     "host.metrics": history.METRICS_PARAMETERS,
     "vm.log": extras.LOG_PARAMETERS,
@@ -203,7 +205,7 @@ def _refers(kind: AnyKind | None) -> bool:
 
 def _responses(route: Route) -> Json:
     codes = {500} if route.public else {400, 401, 403, 429, 500}
-    if "{" in route.path or (route.action == "create" and _refers(route.kind)):
+    if "{" in route.path or route.action == "capacity" or (route.action == "create" and _refers(route.kind)):
         codes.add(404)
     if _is_mutation(route):
         codes |= {409, 413, 503}
@@ -265,6 +267,8 @@ def _general_success(route: Route) -> Json:
             return found | ({"202": _json("AuthorityView", "How it stands from now on.")} if route.mutates else {})
         case "audit.verify":
             return {"200": _json("Verified", "What was found, and the chain's head.")}
+        case "capacity":
+            return {"200": _json("Capacity", "How many more of each size fit.")}
         case "whoami":
             return {"200": _json("WhoAmI", "Whose token it is.")}
         case "metrics":
@@ -316,6 +320,7 @@ def _problem_response(status: int) -> Json:
 def _schemas() -> Json:
     views = (
         AuthorityView,
+        Capacity,
         History,
         Overview,
         OperationOne,

@@ -7,7 +7,7 @@ import msgspec
 
 from common.codec import plain
 from common.errors import SkerryError
-from common.ids import HostId
+from common.ids import HostId, Revision
 from common.kinds.kind import AnyResource
 from common.refusal import Refusal
 from controller.auth.caller import Caller, sees
@@ -59,6 +59,8 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome
     choice: Choice | Refusal | None
     """None: nothing is to be placed."""
+    seen_at: Revision
+    """What was looked at for the choice."""
 
     @property
     def writes(self) -> tuple[AnyWrite, ...]:
@@ -67,7 +69,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
             case Do():
                 return self.outcome.writes
             case Place() if isinstance(self.choice, Choice):
-                return (self.outcome.claim(self.choice.host), *self.outcome.writes)
+                return (self.outcome.claim(self.choice, "", self.seen_at), *self.outcome.writes)
             case _:
                 return ()
 

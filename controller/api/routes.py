@@ -9,7 +9,7 @@ from common.kinds.kind import AnyKind, Extra, Role, Scope, Verb
 Action = Literal[
     "list", "create", "show", "change", "delete", "verb", "extra",
     "operations.list", "operations.show", "operations.cancel",
-    "events", "watch", "audit", "audit.verify", "ca.show", "ca.rotate", "top",
+    "events", "watch", "audit", "audit.verify", "ca.show", "ca.rotate", "capacity", "top",
     "whoami", "openapi", "health", "ready", "metrics",
 ]  # fmt: skip
 
@@ -130,6 +130,10 @@ GENERAL = (
     Route(
         method="POST", path="/v1/ca/rotate", action="ca.rotate",
         summary="Have a new certificate authority follow, or (go_on) wait no longer for hosts (project system).",
+    ),
+    Route(
+        method="GET", path="/v1/capacity", action="capacity",
+        summary="Count how many more machines of each size fit, and what limits that.",
     ),
     Route(method="GET", path="/openapi.json", action="openapi", summary="This document.", public=True),
     Route(method="GET", path="/healthz", action="health", summary="Say that the process runs.", public=True),

@@ -6,6 +6,7 @@ from controller.kinds.shape import Shape
 from controller.scheduler.choose import Demand
 from controller.scheduler.columns import Place
 from controller.scheduler.rules import Rule
+from controller.scheduler.survival import wanted_elsewhere
 from controller.store.working import WorkingSet
 
 
@@ -20,6 +21,7 @@ def demand_of(vm: AnyResource, shape: Shape, seen: WorkingSet) -> Demand:
         rack=_place(vm.spec.rack, seen),
         zone=_place(vm.spec.zone, seen),
         groups=tuple(_rule(group) for one in vm.spec.groups if (group := seen.get(Id(one)))),
+        survives=wanted_elsewhere(vm),
         size=shape.size,
     )
 

@@ -2,11 +2,11 @@
 
 import msgspec
 
-from common.ids import HostId, Id
+from common.ids import Id, Revision
 from common.kinds.kind import Status
 from common.refusal import Refusal
-from controller.scheduler.choose import Demand
-from controller.store.rows import Placement
+from controller.scheduler.choose import Choice, Demand
+from controller.store.rows import Placement, ZoneUse
 from controller.store.writes import AnyWrite, TakePlacement
 
 LOOK_AGAIN_S = 60.0
@@ -28,18 +28,19 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     status: Status
     """Shown while it can't be placed; the refusal is added."""
 
-    def claim(self, host: HostId) -> TakePlacement:
-        """Return the write that gives it this host."""
+    def claim(self, choice: Choice, by: str, seen_at: Revision) -> TakePlacement:
+        """Return the write that gives it the host that was chosen `by` a controller, from what was so `seen_at`."""
         demand = self.demand
         return TakePlacement(
             placement=Placement(
                 owner=demand.owner,
-                host=host,
+                host=choice.host,
                 vcpus=demand.vcpus,
                 memory_mib=demand.memory_mib,
                 disk_gib=demand.disk_gib,
             ),
             groups=tuple(rule.group for rule in demand.groups),
+            use=ZoneUse(zone=choice.zone, controller=by, revision=seen_at) if choice.zone else None,
             within=tuple(Id(place.id) for place in (demand.rack, demand.zone) if place),
         )
 

@@ -175,6 +175,8 @@ class Loop:
             self.inventory.refresh(HostId(row.id))
             if row.observed_generation < row.generation:
                 self._retry_blocked()  # it may have been opened
+        if row.kind == "zone" and row.observed_generation < row.generation:
+            self._retry_blocked()  # it may have to survive less
         if gone:
             self._due.drop(row.id)
             self._blocked.discard(row.id)
@@ -364,13 +366,14 @@ class Loop:
 
     async def _place(self, subject: AnyResource, outcome: Place, row: QueueRow, retries: int) -> bool:
         demand = outcome.demand
+        seen_at = self._seen.revision
         choice = self.inventory.choose(demand)
         if not isinstance(choice, Choice):
             await self._block(subject, row, outcome.status, choice)
             return False
         say = f"placed on host {self._seen.name_of(choice.host)}"
         try:
-            await self._step(subject, (outcome.claim(choice.host), *outcome.writes), say, retries)
+            await self._step(subject, (outcome.claim(choice, self._worker, seen_at), *outcome.writes), say, retries)
         finally:
             self.inventory.settle(choice, demand)
         self._blocked.discard(subject.id)

@@ -3,6 +3,7 @@
 Pure: columns and a demand in, a choice or a refusal out. The claim itself is decided by the store's transaction.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -13,6 +14,7 @@ from common.ids import HostId, Id
 from common.refusal import Cost, Refusal
 from controller.scheduler.columns import Columns, Place, Room
 from controller.scheduler.rules import Bar, Crowd, Rule, bars, strain
+from controller.scheduler.survival import Survival
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +32,8 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     """Only hosts of this zone will do."""
     groups: tuple[Rule, ...] = ()
     """The groups whose rules hold for it."""
+    survives: bool = False
+    """Whether it is to be started elsewhere if its host is lost, where its zone keeps room for that."""
     size: str = ""
     """The size's name, for the words of a refusal."""
 
@@ -44,17 +48,25 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 
     host: HostId
     row: int
+    zone: Id | None = None
+    """The zone that was looked at, and found to survive the loss of any one host with this machine too."""
 
+
+TRIES_A_ZONE = 8
+"""Hosts of one zone that are tried, the best first, before the zone is taken for one that would not survive."""
 
 UNITS = (("vcpus", "vCPUs"), ("memory", "MiB of memory"), ("disk", "GiB of disk"))
 
 
-def choose(columns: Columns, demand: Demand, crowds: Sequence[Crowd] = ()) -> Choice | Refusal:
+def choose(
+    columns: Columns, demand: Demand, crowds: Sequence[Crowd] = (), survival: Survival | None = None
+) -> Choice | Refusal:
     """Choose the host that is left with the most balanced free share; ties go to the first in the columns.
 
     The score is the smallest share of vCPUs, memory and disk that stays free: machines spread, and no one
     resource is used up while others lie idle. `crowds`: where the members of the demand's groups are. Hard rules
-    rule hosts out; soft ones come before the score, so that they are broken only where they must be.
+    rule hosts out; soft ones come before the score, so that they are broken only where they must be. `survival`: a
+    host is passed over where its zone could then not survive the loss of one.
     """
     if not columns.hosts:
         return Refusal(
@@ -70,7 +82,45 @@ def choose(columns: Columns, demand: Demand, crowds: Sequence[Crowd] = ()) -> Ch
     row = int(scores.argmax())
     if scores[row] == -np.inf:
         return _refuse(columns, demand, barred)
-    return Choice(host=columns.hosts[row], row=row)
+    if survival is None or survival.zone(row) is None:
+        return Choice(host=columns.hosts[row], row=row)
+    return _survivable(columns, demand, scores, survival) or _refuse(
+        columns, demand, [*barred, _unsurvivable(columns, demand, scores, survival)]
+    )
+
+
+def _survivable(columns: Columns, demand: Demand, scores: NDArray[np.float64], survival: Survival) -> Choice | None:
+    """Return the best host with which its zone survives the loss of any one."""
+    left, tried = scores.copy(), Counter[str]()
+    while left[row := int(left.argmax())] > -np.inf:
+        zone = survival.zone(row)
+        if zone is None:
+            return Choice(host=columns.hosts[row], row=row)
+        if survival.after(row, demand.room, wanted=demand.survives) is None:
+            return Choice(host=columns.hosts[row], row=row, zone=Id(zone.id))
+        tried[zone.id] += 1
+        left[row] = -np.inf
+        if tried[zone.id] == TRIES_A_ZONE:
+            left[columns.codes("zone") == columns.codes("zone")[row]] = -np.inf
+    return None
+
+
+def _unsurvivable(columns: Columns, demand: Demand, scores: NDArray[np.float64], survival: Survival) -> Bar:
+    """Return what rules out the hosts that have the room: the loss that their zone would not survive."""
+    row = int(scores.argmax())
+    loss = survival.after(row, demand.room, wanted=demand.survives)
+    assert loss is not None, "it was refused for this"
+    stranded = f"{loss.stranded} machine{'s' if loss.stranded != 1 else ''}"
+    return Bar(
+        constraint="n-1",
+        mask=scores > -np.inf,
+        detail=f"hosts whose zone has to survive the loss of one: with this machine in zone {loss.zone.name}, "
+        f"{stranded} of host {loss.host} would find no room elsewhere",
+        way_out=lambda row: (
+            f"add a host to zone {columns.domain(row, 'zone').name}, or free as much there as "
+            f"{stranded} of host {loss.host} need, for which host {columns.names[row]} is kept free"
+        ),
+    )
 
 
 def _least_strained(scores: NDArray[np.float64], strained: NDArray[np.float64]) -> NDArray[np.float64]:

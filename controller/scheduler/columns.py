@@ -1,6 +1,6 @@
 """The hosts as columns, and scores over them that are kept up row by row: nothing is computed anew for a choice."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -243,12 +243,20 @@ class Columns:
         self._scores.clear()
         self._log.clear()
 
-    def copy(self, keep: Callable[[int], bool] = lambda _: True) -> "Columns":
-        """Return columns of their own of the hosts whose row is kept."""
+    def copy(self, rows: Sequence[int] | None = None) -> "Columns":
+        """Return columns of their own of these rows, in this order; None: of all."""
+        kept = np.arange(len(self)) if rows is None else np.array(rows, dtype=np.int64)
         made = Columns()
-        for row, host in enumerate(self.hosts):
-            if keep(row):
-                made.put(self.row(host))
+        made.hosts = [self.hosts[row] for row in kept]
+        made.names = [self.names[row] for row in kept]
+        made.rows = {host: row for row, host in enumerate(made.hosts)}
+        made._made = len(kept)
+        made._connected, made._schedulable = self._connected[kept], self._schedulable[kept]
+        made._open = self._open[kept]
+        made._free, made._total = self._free[:, kept], self._total[:, kept]
+        made._codes = {over: codes[kept] for over, codes in self._codes.items()}
+        made._places = {over: list(places) for over, places in self._places.items()}
+        made._known = {over: dict(known) for over, known in self._known.items()}
         return made
 
     def row(self, host: HostId) -> HostRow:

@@ -4,9 +4,11 @@ from collections import Counter, defaultdict
 
 from common.ids import HostId, Id
 from common.refusal import Refusal
+from controller.scheduler.capacity import Stock
 from controller.scheduler.choose import Choice, Demand, choose
 from controller.scheduler.columns import Columns, HostRow, Place, Room
 from controller.scheduler.rules import Crowd, Rule
+from controller.scheduler.survival import Survival, wanted_elsewhere
 from controller.store.places import rack_of, zone_of
 from controller.store.rows import Capacity
 from controller.store.working import WorkingSet
@@ -21,6 +23,9 @@ class Inventory:
         self._joining: dict[Id, dict[Id, HostId]] = defaultdict(dict)
         """Of each group the members that are chosen for a host, and not committed yet."""
         self._columns = Columns()
+        self._loads: dict[HostId, Counter[Room]] = {}
+        """Of each host that was asked for, the machines to be started elsewhere if it is lost."""
+        self._survival = Survival(self._columns, self._load, self._is_guarded)
 
     def choose(self, demand: Demand) -> Choice | Refusal:
         """Choose a host and take the demand off its free capacity until `settle`."""
@@ -34,7 +39,16 @@ class Inventory:
 
     def would_choose(self, demand: Demand) -> Choice | Refusal:
         """Say which host would be chosen now; nothing is reserved."""
-        return choose(self._columns, demand, [self._crowd(rule, demand.owner) for rule in demand.groups])
+        crowds = [self._crowd(rule, demand.owner) for rule in demand.groups]
+        return choose(self._columns, demand, crowds, self._survival)
+
+    def take_stock(self) -> Stock:
+        """Return all of it as it is now, to be counted elsewhere."""
+        return Stock(
+            columns=self._columns.copy(),
+            loads={host: self._load(host).copy() for host in self._columns.hosts},
+            guarded=frozenset(zone.id for zone in self._seen.of_kind("zone") if zone.spec.n_minus_one),
+        )
 
     def settle(self, choice: Choice, demand: Demand) -> None:
         """The claim of a choice was committed or refused: from here on only the working set counts."""
@@ -49,6 +63,7 @@ class Inventory:
 
     def refresh(self, host: HostId) -> None:
         """Take over what the working set says of a host."""
+        self._loads.pop(host, None)
         row, capacity = self._seen.get(host), self._seen.capacity(host)
         if row is None or capacity is None or row.deleted_at is not None:
             self._columns.drop(host)
@@ -77,6 +92,22 @@ class Inventory:
                 memory_mib -= demand.memory_mib
                 disk_gib -= demand.disk_gib
         return Room(vcpus, memory_mib, disk_gib)
+
+    def _load(self, host: HostId) -> Counter[Room]:
+        found = self._loads.get(host)
+        if found is None:
+            found = self._loads[host] = Counter()
+            for one in self._seen.placed_on(host):
+                if (vm := self._seen.get(one.owner)) and wanted_elsewhere(vm):
+                    found[Room(one.vcpus, one.memory_mib, one.disk_gib)] += 1
+            for demand in self._pending[host].values() if host in self._pending else ():
+                if demand.survives and self._seen.placement(demand.owner) is None:
+                    found[demand.room] += 1
+        return found
+
+    def _is_guarded(self, zone: str) -> bool:
+        row = self._seen.get(Id(zone))
+        return bool(row and row.spec.n_minus_one)
 
     def _crowd(self, rule: Rule, owner: Id) -> Crowd:
         """Count the other members of a group where they are, or are about to be."""

@@ -36,6 +36,7 @@ from controller.store.rows import (
     Put,
     Token,
     Vni,
+    ZoneUse,
 )
 from controller.store.tx import Tx
 
@@ -48,6 +49,7 @@ READ_TOGETHER = 512
 _TYPED = (
     Placement,
     Membership,
+    ZoneUse,
     Capacity,
     Address,
     Vni,

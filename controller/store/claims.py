@@ -9,7 +9,7 @@ from common.ids import HostId, Id
 from common.refusal import Refusal
 from controller.store import members, tables
 from controller.store.prepared import Prepared
-from controller.store.rows import Address, Capacity, Placement, Vni
+from controller.store.rows import Address, Capacity, Placement, Vni, ZoneUse
 from controller.store.tx import Tx
 from controller.store.writes import ClaimAddress, TakePlacement
 
@@ -68,9 +68,23 @@ def take_placement(tx: Tx, write: TakePlacement) -> None:
     if not _sell(tx, wanted.host, vcpus, memory_mib, disk_gib):
         raise Conflict(f"host {wanted.host} has no room any more for {wanted.owner}")
     tx.put(wanted)
+    if write.use:
+        _use_zone(tx, write.use)
     members.require_within(tx, wanted.host, write.within)
     for group in write.groups:
         members.join(tx, group, wanted.owner, wanted.host)
+
+
+def _use_zone(tx: Tx, use: ZoneUse) -> None:
+    """Note who had a machine placed in a zone, unless somebody else did since it was looked at: rooms add up."""
+    table, c = tables.zone_use, tables.zone_use.c
+    others = select(func.max(c.revision)).where(c.zone == use.zone, c.controller != use.controller)
+    if (tx.run(others).scalar_one() or 0) > use.revision:
+        raise Conflict(f"another controller placed a machine in {use.zone} meanwhile", fix="look again")
+    own = (c.zone == use.zone, c.controller == use.controller)
+    if not tx.run(update(table).where(*own).values(revision=tx.revision)).rowcount:
+        tx.run(insert(table).values(zone=use.zone, controller=use.controller, revision=tx.revision))
+    tx.put(ZoneUse(zone=use.zone, controller=use.controller, revision=tx.revision))
 
 
 def _sell(tx: Tx, host: HostId, vcpus: int, memory_mib: int, disk_gib: int) -> int:

@@ -19,6 +19,7 @@ from controller.store.rows import (
     Placement,
     Token,
     Vni,
+    ZoneUse,
 )
 from controller.store.tx import Tx, document_from, resource_from
 
@@ -53,6 +54,8 @@ def _load_claims(tx: Tx) -> None:
     m = tables.membership.c
     for row in tx.run(select(m.group_id.label("group"), m.owner, m.domain)).mappings():
         tx.put(Membership(**row))
+    for row in tx.run(select(tables.zone_use)).mappings():
+        tx.put(ZoneUse(**row))
     c = tables.capacity.c
     for row in tx.run(select(c.host, c.vcpus, c.memory_mib, c.disk_gib)).mappings():
         tx.put(Capacity(**row))

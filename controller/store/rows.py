@@ -46,6 +46,14 @@ class Membership(Row, frozen=True):
     """Empty: its host is in no rack, or in no zone."""
 
 
+class ZoneUse(Row, frozen=True):
+    """When a controller last had a machine placed in a zone that has to survive the loss of a host."""
+
+    zone: Id
+    controller: str
+    revision: Revision
+
+
 class Address(Row, frozen=True):
     """One address of one network that belongs to one NIC. Unique per (network, address) and per (vm, index)."""
 
@@ -311,6 +319,7 @@ class QueueRow(Row, frozen=True):
 AnyRow = (
     Placement
     | Membership
+    | ZoneUse
     | Capacity
     | Address
     | Vni
@@ -336,6 +345,8 @@ def _key(row: AnyRow | AnyResource) -> tuple[str, ...]:
     match row:
         case Placement():
             return (row.owner,)
+        case ZoneUse():
+            return (row.zone, row.controller)
         case Membership():
             return (row.group, row.owner)
         case Vni():

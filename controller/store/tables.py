@@ -92,6 +92,14 @@ meeting = Table(
 )
 """The one place of a group of hard affinity that has members."""
 
+zone_use = Table(
+    "zone_use",
+    METADATA,
+    Column("zone", String(40), primary_key=True),
+    Column("controller", String(40), primary_key=True),
+    Column("revision", BigInteger, nullable=False),
+)
+
 address = Table(
     "address",
     METADATA,

@@ -38,6 +38,7 @@ from controller.store.rows import (
     QueueRow,
     Token,
     Vni,
+    ZoneUse,
     identity,
 )
 
@@ -93,6 +94,7 @@ class WorkingSet:
         self._on_host: dict[HostId, dict[Id, Placement]] = defaultdict(dict)
         self._members: dict[Id, dict[Id, Membership]] = defaultdict(dict)
         self._crowds: dict[Id, Counter[str]] = defaultdict(Counter)
+        self._zone_uses: dict[tuple[Id, str], ZoneUse] = {}
         self._capacities: dict[HostId, Capacity] = {}
         self._used: dict[HostId, Used] = defaultdict(Used)
         self._addresses: dict[Id, dict[int, Address]] = defaultdict(dict)
@@ -330,7 +332,7 @@ class WorkingSet:
                 self._resource(row, there=isinstance(change, Put))
             else:
                 self._typed(row, there=isinstance(change, Put))
-            if isinstance(row, Resource | Document | Operation | Grave):
+            if isinstance(row, Resource | Document | Operation | Grave | ZoneUse):
                 self.revision = max(self.revision, row.revision)
 
     def rows(self) -> Iterator[AnyRow | AnyResource]:
@@ -339,6 +341,7 @@ class WorkingSet:
         yield from self._placements.values()
         for members in self._members.values():
             yield from members.values()
+        yield from self._zone_uses.values()
         yield from self._capacities.values()
         for addresses in self._addresses.values():
             yield from addresses.values()
@@ -402,6 +405,8 @@ class WorkingSet:
                 self._placement(row, there=there)
             case Membership():
                 self._membership(row, there=there)
+            case ZoneUse():
+                _keep(self._zone_uses, (row.zone, row.controller), row, there=there)
             case Capacity():
                 _keep(self._capacities, row.host, row, there=there)
             case Address():

@@ -10,7 +10,17 @@ from common.documents import AnyDoc, DocKey
 from common.errors import SkerryError
 from common.ids import HostId, Id, RequestId
 from common.kinds.kind import AnyResource, Spec
-from controller.store.rows import Capacity, Change, Enrolment, Event, Operation, OperationStep, Placement, Token
+from controller.store.rows import (
+    Capacity,
+    Change,
+    Enrolment,
+    Event,
+    Operation,
+    OperationStep,
+    Placement,
+    Token,
+    ZoneUse,
+)
 
 
 class Write(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +35,9 @@ class TakePlacement(Write, frozen=True):
     """The owner's: refused (Conflict) where a hard rule of one forbids the host."""
     within: tuple[Id, ...] = ()
     """Racks and zones: refused (Conflict) where the host is not in all of them any more."""
+    use: ZoneUse | None = None
+    """Of a zone that was found to survive with it: refused (Conflict) where another controller had a machine placed
+    there after the revision that was looked at."""
 
 
 class MoveHost(Write, frozen=True):

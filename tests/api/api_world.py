@@ -313,6 +313,7 @@ async def world(directory: Path, config: Config | None = None, **parts: Any) -> 
                     blobs=made.blobs,
                     measured=history,
                     choose=loop.inventory.would_choose,
+                    take_stock=loop.inventory.take_stock,
                     readiness=lambda: made.unready,
                     config=config or Config(),
                     authority_fingerprint=lambda: FINGERPRINT,

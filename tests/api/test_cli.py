@@ -51,6 +51,14 @@ def test_a_network_lives_and_goes_as_printed(world: World) -> None:
     assert "backend" not in world.skerry("network", "list").out
 
 
+def test_a_cloud_without_hosts_has_room_for_nothing(world: World) -> None:
+    lines = world.skerry("capacity").out.splitlines()
+    assert lines[0].split() == ["SIZE", "ZONE", "FITS", "ONE", "HOST", "LOST", "LIMITED", "BY"]
+    assert lines[1].split() == ["small", "all", "0", "0", "-"]
+    assert json.loads(world.skerry("capacity", "--size", "small", "-o", "json").out)["items"][0]["fits"]["fits"] == 0
+    assert "there is no zone z9" in world.skerry("capacity", "--zone", "z9", code=None).err
+
+
 def test_json_and_yaml_are_the_resource_of_the_api(world: World) -> None:
     shown = json.loads(world.skerry("size", "show", "small", "-o", "json").out)
     assert shown["spec"].items() >= {"vcpus": 1, "memory_mib": 256, "disk_gib": 2}.items()

@@ -60,7 +60,16 @@ PAGES_WITH_COMMANDS = [
 
 @pytest.mark.parametrize("page", PAGES_WITH_COMMANDS, ids=lambda page: str(page.relative_to(TOP)))
 def test_the_commands_that_a_page_shows_can_be_typed(page: Path) -> None:
-    everything = {kind.name for kind in KINDS} | {"console", "why", "events", "operation", "audit", "status", "context"}
+    everything = {kind.name for kind in KINDS} | {
+        "console",
+        "why",
+        "events",
+        "operation",
+        "audit",
+        "status",
+        "context",
+        "capacity",
+    }
     faults = [fault for line in shown_commands(page.read_text(), everything) if (fault := command_fault(line))]
     assert not faults, "\n".join(faults)
 

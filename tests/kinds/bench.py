@@ -11,6 +11,7 @@ from common.protocol import Inventory
 from controller.kinds import admission
 from controller.kinds.outcome import Do, Outcome, Place
 from controller.kinds.planners import planner_of
+from controller.scheduler.choose import Choice
 from controller.store.rows import Document, Enrolment
 from controller.store.writes import PutEnrolment
 from tests.store.desk import Desk
@@ -55,7 +56,8 @@ class Bench(Desk):
                 await self.write(*outcome.writes)
             case Place():
                 assert on is not None, "it wants to be placed"
-                await self.write(outcome.claim(outcome.demand.host or on), *outcome.writes)
+                choice = Choice(host=outcome.demand.host or on, row=0)
+                await self.write(outcome.claim(choice, "", self.store.seen.revision), *outcome.writes)
             case _:
                 pass
         return outcome

@@ -3,10 +3,11 @@
 import pytest
 
 from common.errors import Conflict, Invalid
-from common.ids import HostId
+from common.ids import HostId, Revision
 from common.kinds.group import GroupStatus
 from common.kinds.kind import AnyResource
 from controller.kinds.outcome import Do, Done, Place, Wait
+from controller.scheduler.choose import Choice
 from controller.scheduler.rules import Rule
 from controller.store.writes import Forget
 from tests.kinds.bench import Bench
@@ -29,7 +30,7 @@ async def test_a_member_asks_for_its_groups_rules(bench: Bench) -> None:
     outcome = bench.plan(vm)
     assert isinstance(outcome, Place)
     assert outcome.demand.groups == (Rule(group=group.id, name="db", policy="affinity", over="rack", hard=False),)
-    assert outcome.claim(HostId(group.id)).groups == (group.id,)
+    assert outcome.claim(Choice(host=HostId(group.id), row=0), "", Revision(0)).groups == (group.id,)
 
 
 async def test_it_shows_where_its_members_are(bench: Bench) -> None:

@@ -30,6 +30,7 @@ from controller.store.rows import (
     Put,
     Token,
     Vni,
+    ZoneUse,
     identity,
 )
 from controller.store.working import WorkingSet
@@ -41,6 +42,7 @@ ROWS: list[Any] = [
     a_vm(2, "ünï", labels={"a": "b"}, owner=made_id("vm", 9), deleted_at=1.25),
     a_placement(2, 1),
     Membership(group=Id("grp-1"), owner=Id("vm-2"), domain=host_id(1)),
+    ZoneUse(zone=Id("zone-1"), controller="ctl-1", revision=Revision(7)),
     a_capacity(1),
     Address(network=Id("net-1"), address="10.0.0.2", vm=Id("vm-2"), index=1, mac="02:00"),
     Vni(network=Id("net-1"), vni=4096),

@@ -231,7 +231,7 @@ def test_who_makes_the_change_that_is_named_has_it_fit(
     changes["free"] = Room(*free)
     if "of its own" in said:
         changes |= {"rack": rack(9), "zone": zone(9)}
-    elif put := re.search(r"put host h\d+ into (?:rack r|zone z)(\d+)", said):
+    elif put := re.search(r"put host h\d+ into (?:rack|zone) (?:rack-|r|zone-|z)(\d+)", said):
         into = int(put[1])
         changes |= {"rack": rack(into), "zone": zone(into if "into rack" in said else 2 * into)}
     members = dict(one.members)
