@@ -197,6 +197,7 @@ def built(given: list[tuple[Room, int, bool]]) -> tuple[Columns, list[HostRow]]:
     return columns, there
 
 
+@settings(deadline=None)
 @given(given=rows, shape=shapes, pins=pins, all_of=st.lists(crowds(), max_size=3))
 def test_the_choice_is_that_of_the_slow_and_obvious_way(
     given: list[tuple[Room, int, bool]], shape: Room, pins: dict[str, Place | HostId], all_of: list[Crowd]
@@ -211,6 +212,7 @@ def test_the_choice_is_that_of_the_slow_and_obvious_way(
         assert sum(cost.hosts for cost in choice.costs) >= len(there)
 
 
+@settings(deadline=None)
 @given(given=rows, shape=shapes, one=crowds())
 def test_who_makes_the_change_that_is_named_has_it_fit(
     given: list[tuple[Room, int, bool]], shape: Room, one: Crowd
@@ -221,7 +223,7 @@ def test_who_makes_the_change_that_is_named_has_it_fit(
     if isinstance(why, Choice):
         return
     said = why.smallest_change
-    number = int(re.findall(r"host h(\d+)", said)[-1])
+    number = int(re.findall(r"host h(\d+)", said)[0])
     row = there[number - 1]
     changes: dict[str, object] = {"connected": row.connected or f"bring host h{number} back" in said}
     free = list(row.free)
@@ -262,7 +264,7 @@ moves = st.lists(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(moves)
 def test_scores_that_are_kept_are_those_that_would_be_computed(moves: list[tuple[str, int, Room, int, Room]]) -> None:
     kept = Kept(columns=Columns(), truth={})
@@ -301,6 +303,7 @@ def test_scores_stay_right_over_more_changes_and_shapes_than_are_remembered() ->
             assert (choice.row if isinstance(choice, Choice) else None) == reference(there, wanted, [])
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 4), min_size=1, max_size=6), st.sampled_from(["host", "rack", "zone"]), st.integers(1, 12)
 )

@@ -79,7 +79,7 @@ clouds = st.integers(1, 4).flatmap(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(cloud=clouds, need=machines, wanted=st.booleans(), cut=st.integers(0, 4))
 def test_what_is_admitted_survives_the_loss_of_any_host(
     cloud: tuple[list[Room], Load], need: Room, wanted: bool, cut: int
@@ -98,7 +98,7 @@ def test_what_is_admitted_survives_the_loss_of_any_host(
 _cloud = cloud
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(
     slots=st.lists(st.integers(0, 4), min_size=1, max_size=4),
     held=st.lists(st.integers(0, 4), min_size=4, max_size=4),
@@ -165,7 +165,7 @@ def made_one_by_one(stock: Stock, need: Room) -> int:
 zoned = st.lists(st.sampled_from([Z1, Z2, None]), min_size=4, max_size=4)
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(cloud=clouds, needs=st.lists(machines, min_size=1, max_size=3), zones=zoned, cut=st.integers(0, 4))
 def test_as_many_fit_as_can_be_made_one_by_one(
     cloud: tuple[list[Room], Load], needs: list[Room], zones: list[Place | None], cut: int
@@ -196,7 +196,7 @@ def lost(free: list[Room], load: Load, number: int) -> Stock | None:
     return stock
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(
     slots=st.lists(st.integers(0, 4), min_size=1, max_size=4),
     held=st.lists(st.integers(0, 3), min_size=4, max_size=4),
