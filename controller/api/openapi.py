@@ -245,12 +245,22 @@ def _success(route: Route) -> Json:
     return _general_success(route)
 
 
+_PLAIN: Mapping[str, tuple[str, str]] = {
+    "operations.list": ("OperationList", "One page, newest first."),
+    "operations.show": ("OperationOne", "The operation, with its timeline."),
+    "top": ("Tops", "The newest figures, the busiest first."),
+    "audit": ("Overview", "What the audits found, host by host."),
+    "audit.verify": ("Verified", "What was found, and the chain's head."),
+    "capacity": ("Capacity", "How many more of each size fit."),
+    "whoami": ("WhoAmI", "Whose token it is."),
+}
+"""What routes of no kind answer with: a schema, and what it is."""
+
+
 def _general_success(route: Route) -> Json:
+    if plain_one := _PLAIN.get(route.action):
+        return {"200": _json(*plain_one)}
     match route.action:
-        case "operations.list":
-            return {"200": _json("OperationList", "One page, newest first.")}
-        case "operations.show":
-            return {"200": _json("OperationOne", "The operation, with its timeline.")}
         case "events":
             page = _json("EventList", "One page, or a stream of events without end.")
             stream = {"text/event-stream": {"schema": {"type": "string"}}}
@@ -258,19 +268,9 @@ def _general_success(route: Route) -> Json:
         case "watch":
             said = "put, gone, operation, bookmark and resync events without end."
             return {"200": {"description": said, "content": {"text/event-stream": {"schema": {"type": "string"}}}}}
-        case "top":
-            return {"200": _json("Tops", "The newest figures, the busiest first.")}
-        case "audit":
-            return {"200": _json("Overview", "What the audits found, host by host.")}
         case "ca.show" | "ca.rotate":
             found = {"200": _json("AuthorityView", "How it stands.")}
             return found | ({"202": _json("AuthorityView", "How it stands from now on.")} if route.mutates else {})
-        case "audit.verify":
-            return {"200": _json("Verified", "What was found, and the chain's head.")}
-        case "capacity":
-            return {"200": _json("Capacity", "How many more of each size fit.")}
-        case "whoami":
-            return {"200": _json("WhoAmI", "Whose token it is.")}
         case "metrics":
             return {"200": {"description": "Figures.", "content": {"text/plain": {"schema": {"type": "string"}}}}}
         case "ready":
