@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import gc
 import os
 import signal
 import sys
@@ -184,6 +185,7 @@ async def _run(settings: Config) -> None:
         await successor.begin()
         await bootstrap.ensure_system_project(store, system_clock)
         loop.start(queue)
+        _spare_collector()
         parts = Parts(
             store=store,
             fleet=hosts,
@@ -243,6 +245,14 @@ def _keep(settings: Config) -> Keep:
         hour_s=wanted.hour_days * 86400,
         most_bytes=int(wanted.max_gib * (1 << 30)),
     )
+
+
+def _spare_collector() -> None:
+    """Have the garbage collector pass over what was loaded, which stays, and run less often: rows hold no cycles, and
+    one pass over 25,000 machines takes 60 ms."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
 
 
 def _unready(loop: Loop) -> tuple[str, ...]:

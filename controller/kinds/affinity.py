@@ -38,6 +38,8 @@ def host_of(row: AnyResource, seen: WorkingSet) -> HostId | None:
 
 def turn_of(row: AnyResource, seen: WorkingSet, controller: str) -> Turn:
     """Return whose turn a resource is, as this controller sees it."""
+    if not seen.is_linked:
+        return Turn.ANYONES
     host = host_of(row, seen)
     link = seen.link(host) if host else None
     if link is None:

@@ -4,7 +4,7 @@ Each host knows every port's MAC, address and host, so that nothing needs to be 
 the addresses and placements that are claimed; this page keeps the documents equal to that.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network
 
 from common.documents import AnyDoc, DocKey, NetworkDoc, PortDoc, key_of
@@ -52,12 +52,12 @@ def plan(row: AnyResource, seen: WorkingSet, _now: float) -> Outcome:
     vni = seen.vni(row.id)
     if vni is None and row.deleted_at is None:
         return Do(writes=(ClaimVni(network=row.id),), say="claiming a VNI")
-    wanted = dict(_wanted(row, seen, vni)) if vni is not None else {}
-    if writes := tuple(_differences(row, seen, wanted)):
+    ports = tuple(_ports(row, seen)) if vni is not None else ()
+    hosts = sorted({port.host for port in ports})
+    if writes := tuple(_differences(row, seen, hosts, _wanted(row, seen, vni, ports))):
         return Do(writes=writes, say="telling hosts of its ports")
     if row.deleted_at is not None:
         return _plan_delete(row, seen)
-    hosts = {host for host, _ in wanted}
     status = NetworkStatus(state="active", vni=vni or 0, ports=sum(1 for _ in seen.ports(row.id)), hosts=len(hosts))
     return Done(status=status)
 
@@ -73,15 +73,12 @@ def _plan_delete(row: AnyResource, seen: WorkingSet) -> Outcome:
     return Do(writes=(ReleaseVni(network=row.id), Forget(resource=row.id)), say="forgetting the network")
 
 
-def _wanted(row: AnyResource, seen: WorkingSet, vni: int) -> Iterator[tuple[tuple[HostId, DocKey], AnyDoc]]:
-    """Give every document that should be, by host and key."""
-    ports = tuple(_ports(row, seen))
-    hosts = sorted({port.host for port in ports})
-    network = network_doc(row, seen, vni)
-    for host in hosts:
-        yield (host, key_of(network)), network
-        for port in ports:
-            yield (host, key_of(port)), port
+def _wanted(row: AnyResource, seen: WorkingSet, vni: int | None, ports: Iterable[PortDoc]) -> dict[DocKey, AnyDoc]:
+    """Return every document that should be on each host with a port, by key."""
+    if vni is None:
+        return {}
+    docs: tuple[AnyDoc, ...] = (network_doc(row, seen, vni), *ports)
+    return {key_of(doc): doc for doc in docs}
 
 
 def _ports(row: AnyResource, seen: WorkingSet) -> Iterator[PortDoc]:
@@ -115,15 +112,18 @@ def network_doc(row: AnyResource, seen: WorkingSet, vni: int) -> NetworkDoc:
 
 def guest_mtu(seen: WorkingSet) -> int:
     """Return the MTU that fits through every host's underlay."""
-    return min((enrolment.underlay_mtu for enrolment in seen.enrolments()), default=1500) - VXLAN_OVERHEAD
+    return seen.smallest_mtu - VXLAN_OVERHEAD
 
 
-def _differences(row: AnyResource, seen: WorkingSet, wanted: dict[tuple[HostId, DocKey], AnyDoc]) -> Iterator[AnyWrite]:
-    have = {(document.host, document.key): document for document in seen.owned_documents(row.id)}
-    for (host, key), doc in wanted.items():
-        there = have.get((host, key))
-        if there is None or there.gone or there.doc != doc:
-            yield PutDocument(host=host, owner=Id(row.id), doc=doc)
-    for (host, key), document in have.items():
-        if (host, key) not in wanted and not document.gone:
-            yield Tombstone(host=host, key=key)
+def _differences(
+    row: AnyResource, seen: WorkingSet, hosts: Sequence[HostId], wanted: Mapping[DocKey, AnyDoc]
+) -> Iterator[AnyWrite]:
+    for host in hosts:
+        for key, doc in wanted.items():
+            there = seen.document(host, key)
+            if there is None or there.gone or there.doc != doc:
+                yield PutDocument(host=host, owner=Id(row.id), doc=doc)
+    right = set(hosts)
+    for document in seen.owned_documents(row.id):
+        if not document.gone and (document.host not in right or document.key not in wanted):
+            yield Tombstone(host=document.host, key=document.key)

@@ -53,6 +53,9 @@ MOST_STEPS = 64
 MOST_CONFLICTS = 8
 RETRY_S = 2.0
 
+COUNT_S = 1.0
+"""A host's figures follow what is placed on it by so much: many placements are one change of its status."""
+
 OTHERS_FIRST_S = 3.0
 """What another controller changed it also goes on with; this one looks after so long whether it did."""
 
@@ -153,9 +156,11 @@ class Loop:
                     self._resource_changed(row, gone=isinstance(change, Gone), own=own)
                 case Placement():
                     self.inventory.refresh(row.host)
-                    self.poke(row.host, own=own)
                     if isinstance(change, Gone):
+                        self.poke(row.host, own=own)
                         self._retry_blocked()
+                    else:
+                        self._due.put(row.host, self._clock() + (COUNT_S if own else OTHERS_FIRST_S))
                 case Membership():
                     self.poke(row.group, own=own)
                 case Capacity():

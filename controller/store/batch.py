@@ -75,15 +75,15 @@ class Batch:
         """Write back what is to be committed with the rest."""
         if self._appended:
             self.driver.change(_WRITE_HEAD, {"last": self.head.seq, "digest": self.head.hash})
-        if self._counts and self._revision != self._written:
+        if self._counts and self._revision not in (None, self._written):
             self.driver.change(_WRITE_COUNTER, _REVISION | {"last": self._revision})
 
     @contextmanager
     def tried(self) -> Iterator[None]:
         """Know nothing of a transaction that failed: whoever runs it has the database undo it."""
-        before = self._head, self._appended
+        before = self._head, self._appended, self._revision
         try:
             yield
         except BaseException:
-            self._head, self._appended = before
+            self._head, self._appended, self._revision = before
             raise

@@ -12,6 +12,9 @@ from common.errors import Invalid, Temporary
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
+CACHE_KIB = 64 * 1024
+"""Of SQLite's pages, at most: ids are random, so that one commit touches pages all over the database."""
+
 
 def open_database(url: str) -> Engine:
     """Return an engine for a database URL (`sqlite:////path` or `postgresql://user@host/name`).
@@ -88,7 +91,14 @@ def migrate(engine: Engine, revision: str = "head") -> None:
 
 def _configure_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # SQLAlchemy says BEGIN itself: the driver's own would break savepoints
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
+    pragmas = (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "busy_timeout=10000",
+        f"cache_size=-{CACHE_KIB}",
+    )
+    for pragma in pragmas:
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -47,6 +47,9 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
+_COUNTED = (Resource, Document, Operation, Grave, ZoneUse)
+
+
 class Agreement(msgspec.Struct, frozen=True, kw_only=True):
     """What the last audit of a host found."""
 
@@ -106,6 +109,7 @@ class WorkingSet:
         self._open_operations: dict[Id, dict[Id, Operation]] = defaultdict(dict)
         self._tokens: dict[str, Token] = {}
         self._enrolments: dict[HostId, Enrolment] = {}
+        self._mtus: Counter[int] = Counter()
         self._controllers: dict[str, Controller] = {}
         self._links: dict[HostId, Link] = {}
         self._facts: dict[str, Fact] = {}
@@ -158,7 +162,9 @@ class WorkingSet:
 
     def children(self, owner: Id) -> tuple[AnyResource, ...]:
         """Return the resources that this one made."""
-        return tuple(self._resources[child] for child in sorted(self._by_owner.get(owner, ())))
+        if (found := self._by_owner.get(owner)) is None:
+            return ()
+        return tuple(self._resources[child] for child in sorted(found))
 
     def users(self, resource: Id) -> tuple[AnyResource, ...]:
         """Return the resources whose spec refers to this one, by id order."""
@@ -213,7 +219,9 @@ class WorkingSet:
 
     def addresses(self, vm: Id) -> tuple[Address, ...]:
         """Return a VM's addresses in NIC order."""
-        return tuple(address for _, address in sorted(self._addresses.get(vm, {}).items()))
+        if (found := self._addresses.get(vm)) is None:
+            return ()
+        return tuple(found[index] for index in sorted(found))
 
     def ports(self, network: Id) -> Iterable[Address]:
         """Return every address taken in a network."""
@@ -245,7 +253,9 @@ class WorkingSet:
 
     def open_operations(self, resource: Id) -> tuple[Operation, ...]:
         """Return the operations of a resource that are not finished, oldest first."""
-        return tuple(sorted(self._open_operations.get(resource, {}).values(), key=lambda op: (op.created_at, op.id)))
+        if (found := self._open_operations.get(resource)) is None:
+            return ()
+        return tuple(sorted(found.values(), key=lambda op: (op.created_at, op.id)))
 
     def token(self, digest: str) -> Token | None:
         """Return the token with this hash, unless it is revoked."""
@@ -260,6 +270,11 @@ class WorkingSet:
     def enrolments(self) -> Iterable[Enrolment]:
         """Return all enrolments."""
         return self._enrolments.values()
+
+    @property
+    def smallest_mtu(self) -> int:
+        """The largest packet that fits through every host's underlay, as far as hosts have said."""
+        return min(self._mtus, default=1500)
 
     def controllers(self) -> tuple[Controller, ...]:
         """Return the controllers that share the database, dead ones that may come back included; none: one alone."""
@@ -281,6 +296,11 @@ class WorkingSet:
     def grave(self, resource: Id) -> Grave | None:
         """Return the grave of a resource that is gone, as far as it is known."""
         return self._graves.get(resource)
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether any host is connected to one of several controllers."""
+        return bool(self._links)
 
     def graves(self) -> Iterable[Grave]:
         """Return what is gone, as far as it is known, in the order in which it went."""
@@ -332,8 +352,8 @@ class WorkingSet:
                 self._resource(row, there=isinstance(change, Put))
             else:
                 self._typed(row, there=isinstance(change, Put))
-            if isinstance(row, Resource | Document | Operation | Grave | ZoneUse):
-                self.revision = max(self.revision, row.revision)
+            if isinstance(row, _COUNTED) and row.revision > self.revision:
+                self.revision = row.revision
 
     def rows(self) -> Iterator[AnyRow | AnyResource]:
         """Give every row there is."""
@@ -365,9 +385,13 @@ class WorkingSet:
         return gone + [Put(row) for key, row in wanted.items() if here.get(key) != row]
 
     def _resource(self, row: AnyResource, *, there: bool) -> None:
-        before = self._resources.pop(row.id, None)
+        before = self._resources.get(row.id)
         self._count(row.project, before.counts if before else {}, row.counts if there else {})
+        if before and there and _same_place(before, row):
+            self._resources[row.id] = self._by_kind[row.kind][row.id] = row
+            return
         if before:
+            del self._resources[row.id]
             self._by_kind[row.kind].pop(row.id, None)
             self._by_name.pop((row.kind, row.project, row.name), None)
             for target in references(before):
@@ -425,7 +449,7 @@ class WorkingSet:
             case Token():
                 _keep(self._tokens, row.digest, row, there=there)
             case Enrolment():
-                _keep(self._enrolments, row.host, row, there=there)
+                self._enrolment(row, there=there)
             case Controller():
                 _keep(self._controllers, row.id, row, there=there)
             case Link():
@@ -446,6 +470,14 @@ class WorkingSet:
         if len(self._graves) > 2 * GRAVES_KEPT:
             for old in tuple(self._graves)[:-GRAVES_KEPT]:
                 del self._graves[old]
+
+    def _enrolment(self, row: Enrolment, *, there: bool) -> None:
+        if before := self._enrolments.pop(row.host, None):
+            self._mtus[before.underlay_mtu] -= 1
+            self._mtus += Counter()  # those that none has any more go
+        if there:
+            self._enrolments[row.host] = row
+            self._mtus[row.underlay_mtu] += 1
 
     def _placement(self, row: Placement, *, there: bool) -> None:
         before = self._placements.get(row.owner)
@@ -469,6 +501,12 @@ class WorkingSet:
             crowd[row.domain] += 1
         if not crowd:
             del self._crowds[row.group]
+
+
+def _same_place(one: AnyResource, other: AnyResource) -> bool:
+    """Say whether two states of a resource have the same name and refer to the same things: most changes are of its
+    status, and leave every index as it is."""
+    return one.spec == other.spec and (one.name, one.project, one.owner) == (other.name, other.project, other.owner)
 
 
 def _keep(into: dict[K, V], key: K, value: V, *, there: bool) -> None:

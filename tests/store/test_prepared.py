@@ -80,4 +80,5 @@ async def test_a_transaction_that_fails_leaves_no_gap_in_the_chain(store: Store)
     assert [isinstance(one, Conflict) for one in answers] == [fails for _, fails in names]
     assert kept == [name for name, fails in names if not fails]
     assert (verified.intact, verified.events) == (True, len(kept))
-    assert revisions == sorted(set(revisions))
+    assert revisions == sorted(revisions)
+    assert len(set(revisions)) == len(kept)
