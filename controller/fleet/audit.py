@@ -6,9 +6,10 @@ from typing import Literal
 import msgspec
 
 from common import names
-from common.documents import AnyDoc, DomainDoc, NetworkDoc, PortDoc, VolumeDoc
+from common.documents import AnyDoc, DomainDoc, DomainSeen, NetworkDoc, PortDoc, VolumeDoc
 from common.ids import HostId, Id
 from common.protocol import Found
+from controller.store.rows import Document
 from controller.store.working import WorkingSet
 
 
@@ -105,7 +106,7 @@ def _orphan(seen: WorkingSet, one: Found) -> Difference:
 
 
 def _claims(seen: WorkingSet, host: HostId) -> Iterator[Difference]:
-    """A machine's claim and its document say the same, and no claim outlives its machine."""
+    """A machine's claim is what its document says, or what it still runs with; and no claim outlives its machine."""
     for placement in seen.placed_on(host):
         if seen.get(placement.owner) is None:
             yield Difference(
@@ -123,7 +124,7 @@ def _claims(seen: WorkingSet, host: HostId) -> Iterator[Difference]:
         claim = seen.placement(doc.id)
         given = (host, doc.vcpus, doc.memory_mib)
         sold = (claim.host, claim.vcpus, claim.memory_mib) if claim else None
-        if given != sold:
+        if sold not in (given, (host, *_may_run_with(seen, document, doc))):
             books = f"the books say {sold}" if sold else "the books have no claim"
             yield Difference(
                 problem="claim",
@@ -133,6 +134,15 @@ def _claims(seen: WorkingSet, host: HostId) -> Iterator[Difference]:
                 owner_name=_named(seen, doc.id),
                 detail=f"the host was told {given}, {books}",
             )
+
+
+def _may_run_with(seen: WorkingSet, document: Document, doc: DomainDoc) -> tuple[int, int]:
+    """Return what a machine runs with that was told to shrink, and does with its next start."""
+    report = seen.report(document.host, document.key)
+    shown = report.seen if report else None
+    if not isinstance(shown, DomainSeen):
+        return doc.vcpus, doc.memory_mib
+    return max(doc.vcpus, shown.vcpus), max(doc.memory_mib, shown.memory_mib)
 
 
 def _named(seen: WorkingSet, owner: Id | None) -> str:

@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import names
-from common.documents import AnyDoc, DomainDoc, GuestMetadata, NetworkDoc, PortDoc, VolumeDoc, key_of
+from common.documents import (
+    AnyDoc,
+    DomainDoc,
+    DomainSeen,
+    GuestMetadata,
+    NetworkDoc,
+    PortDoc,
+    Report,
+    VolumeDoc,
+    key_of,
+)
 from common.ids import HostId, Id, Revision
 from common.kinds.kind import Resource
 from common.kinds.vm import VmSpec, VmStatus
@@ -182,6 +192,18 @@ def test_a_machine_told_otherwise_than_sold_is_named(sold: Placement) -> None:
     seen.apply([Put(sold)])
     differences = compare(seen, HERE, [AS_WISHED[0]])
     assert [(one.problem, one.name, one.owner_name) for one in differences] == [("claim", VM, "vm web")]
+
+
+@pytest.mark.parametrize(("runs", "problems"), [(2, []), (3, ["claim"])])
+def test_a_machine_that_shrinks_with_its_next_start_keeps_what_it_runs_with(runs: int, problems: list[str]) -> None:
+    seen = wishes(*DOCS)
+    seen.apply([Put(claim(vcpus=2))])
+    shown = DomainSeen(
+        state="running", start_generation=1, boot_generation=1, started_at=1.0, vcpus=runs, memory_mib=64
+    )
+    key = key_of(domain())
+    seen.host(HERE).reports = {key: Report(key=key, revision=Revision(1), done=True, seen=shown)}
+    assert [one.problem for one in compare(seen, HERE, AS_WISHED)] == problems
 
 
 def test_a_machine_that_nothing_is_claimed_for_is_named() -> None:
