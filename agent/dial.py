@@ -15,6 +15,7 @@ from agent import join
 from agent.join import Identity
 from common.clock import Clock, system_clock
 from common.errors import NotFound, Problem, SkerryError, Temporary
+from common.joining import Vouched, VouchRequest
 from common.protocol import MAX_MESSAGE_BYTES
 
 log = structlog.get_logger(__name__)
@@ -145,6 +146,10 @@ class Dialer:
                 have += len(chunk)
                 progress(have)
             await asyncio.to_thread(file.flush)
+
+    async def vouch(self, request: VouchRequest) -> Vouched:
+        """Have the controller certify a key for machines on this host. Raises Temporary, or what it said."""
+        return await join.vouch(self.identity, self.url, request)
 
     async def keep_certificate_fresh(self) -> None:
         """Renew the certificate when half of its life is over; try again until it works. Runs until cancelled."""

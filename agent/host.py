@@ -48,6 +48,11 @@ class Documents:
             self._macs_of = items
         return self._macs.get(mac)
 
+    def guests(self) -> set[Id]:
+        """Return the machines that are wanted on this host."""
+        live = (item.doc for item in self._memory.items.values() if not item.gone)
+        return {doc.id for doc in live if isinstance(doc, DomainDoc)}
+
     def images(self) -> set[str]:
         """Return the digests that a document names."""
         found = set()

@@ -13,6 +13,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -27,8 +28,18 @@ from common import tls
 from common.codec import from_json, to_json
 from common.errors import ERRORS, Conflict, Denied, Invalid, Problem, Temporary
 from common.ids import HostId, Id
-from common.joining import Enrolled, JoinRequest, JoinToken, RenewRequest, parse_join_token
+from common.joining import (
+    Enrolled,
+    JoinRequest,
+    JoinToken,
+    RenewRequest,
+    Vouched,
+    VouchRequest,
+    parse_join_token,
+)
 from common.secret import write_private
+
+T = TypeVar("T")
 
 LIMIT_S = 20.0
 _BODY_BYTES = 64 * 1024
@@ -76,6 +87,12 @@ async def renew(identity: Identity, url: str) -> Identity:
     async with _http(identity.context()) as http:
         enrolled = await _post(http, f"{url}/renew", RenewRequest(csr=_csr(key)))
     return _write(identity.path, identity.url, key, enrolled)
+
+
+async def vouch(identity: Identity, url: str, request: VouchRequest) -> Vouched:
+    """Have the controller at `url` certify a key for machines on this host. Raises Temporary or what it said."""
+    async with _http(identity.context()) as http:
+        return await _posted(http, f"{url}/vouch", request, Vouched)
 
 
 def load(path: Path) -> Identity:
@@ -195,12 +212,16 @@ def _pem(found: list[x509.Certificate]) -> str:
 
 
 async def _post(http: aiohttp.ClientSession, url: str, body: JoinRequest | RenewRequest) -> Enrolled:
+    return await _posted(http, url, body, Enrolled)
+
+
+async def _posted(http: aiohttp.ClientSession, url: str, body: msgspec.Struct, answer: type[T]) -> T:
     headers = {"Content-Type": "application/json"}
     async with _answer(http.post(url, data=to_json(body), headers=headers), url) as response:
-        raw = await response.content.read(_BODY_BYTES)
+        raw = await response.read()
         if response.status != 200:
             raise _told(raw, response.status, url)
-    return from_json(raw, Enrolled, "the controller's answer")
+    return from_json(raw, answer, "the controller's answer")
 
 
 def _told(raw: bytes, status: int, url: str) -> Exception:

@@ -19,6 +19,7 @@ import uvloop
 
 from agent import config as configuration
 from agent import join as joining
+from agent.attest import Vouchers
 from agent.config import Config
 from agent.console import Consoles
 from agent.dial import Dialer
@@ -39,7 +40,7 @@ from common.clock import system_clock
 from common.documents import Report
 from common.errors import Conflict, Invalid, SkerryError
 from common.faults import Faults
-from common.ids import HostId, Id
+from common.ids import Id
 from common.log import configure
 from common.sockets import notify
 
@@ -126,7 +127,16 @@ async def _start(config: Config, stack: AsyncExitStack) -> None:
     hypervisor = await stack.enter_async_context(Libvirt(config.libvirt.uri, on_event=moved, on_connected=all_moved))
     images = ImageCache(place.images, dialer.fetch, faults)
     volumes = Volumes(place, images, hypervisor, report=told, clock=system_clock, faults=faults)
-    networks = _networks(config, identity.host, vtep, documents, faults)
+    vouchers = await asyncio.to_thread(Vouchers, config.state_dir / "vouchers", dialer, documents.guests)
+    networks = Networks(
+        host_id=identity.host,
+        underlay=vtep,
+        run_dir=config.run_dir,
+        lookup=documents.guest_at,
+        owner_of_mac=documents.owner_of_mac,
+        faults=faults,
+        voucher=vouchers.of,
+    )
     watch = BootWatch(networks, documents.address_of, place, system_clock)
     domains = Domains(place, images, hypervisor, announce=outbox.event, clock=system_clock, faults=faults, watch=watch)
     stack.push_async_callback(networks.close)
@@ -140,18 +150,14 @@ async def _start(config: Config, stack: AsyncExitStack) -> None:
     )
     link = Link(dialer=dialer, memory=memory, loop=loop, outbox=outbox, host=host)
     await stack.enter_async_context(
-        _tasks(loop.run(), hypervisor.watch(), link.run(), dialer.keep_certificate_fresh(), _evict(volumes, documents))
-    )
-
-
-def _networks(config: Config, host: HostId, vtep: str, documents: Documents, faults: Faults) -> Networks:
-    return Networks(
-        host_id=host,
-        underlay=vtep,
-        run_dir=config.run_dir,
-        lookup=documents.guest_at,
-        owner_of_mac=documents.owner_of_mac,
-        faults=faults,
+        _tasks(
+            loop.run(),
+            hypervisor.watch(),
+            link.run(),
+            dialer.keep_certificate_fresh(),
+            vouchers.run(),
+            _evict(volumes, documents),
+        )
     )
 
 

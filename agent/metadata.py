@@ -3,8 +3,12 @@
 One listener per network, its socket made inside the network's router namespace. A guest is known by the address it
 asks from, and before an answer goes out that address is tied to the guest's own tap: whoever borrowed it gets
 nothing. Everything comes from the agent's disk, so it answers with the controller gone. The tree is EC2's
-(docs.aws.amazon.com, "Instance metadata"), beside it cloud-init's NoCloud files. A token as in IMDSv2 is given to
-who asks, and asked of nobody: a guest that doesn't know tokens would stay blank.
+(docs.aws.amazon.com, "Instance metadata"), beside it cloud-init's NoCloud files. A session token as in IMDSv2 is given
+to who asks; it is demanded where the machine or its project says so, since a guest that knows none would stay blank.
+The packets that carry it have a TTL of their own (1), so that nothing behind a router in the guest gets one.
+
+Under `dynamic/instance-identity` a guest finds what proves who it is (`common.attestation`): its host's signature, and
+tokens for an audience (`token?audience=…`), under a certificate that the controller gave for this very guest.
 """
 
 import asyncio
@@ -13,6 +17,7 @@ import hmac
 import secrets
 import socket
 import time
+from asyncio.trsock import TransportSocket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from ipaddress import IPv4Network
 from typing import NamedTuple, TypeAlias
@@ -21,6 +26,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from common.attestation import ISSUER, Claims, Voucher
 from common.codec import to_json
 from common.documents import Desired, DomainDoc, GuestMetadata, NetworkDoc, PortDoc, VolumeDoc
 from common.errors import SkerryError
@@ -32,6 +38,8 @@ VERSIONS = ("2009-04-04", "2016-09-02", "2018-09-24", "2021-03-23", "latest")
 """All show the same tree. cloud-init 22.4 asks for 2021-03-23, 2018-09-24 and 2016-09-02 first, then 2009-04-04."""
 
 TOKEN_TTL_MAX_S = 21600
+IDENTITY_TTL_S = 300
+IDENTITY_TTL_MAX_S = 3600
 _TOKEN = "x-aws-ec2-metadata-token"  # noqa: S105 - a header's name
 _TOKEN_TTL = "x-aws-ec2-metadata-token-ttl-seconds"  # noqa: S105 - a header's name
 
@@ -72,6 +80,9 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
 Lookup = Callable[[Id, str], Guest | None]
 """(network, address) -> the guest with that address, if it is on this host."""
 
+VoucherOf = Callable[[Id], Voucher | None]
+"""What this host may sign for a guest with; None: the controller has not vouched for it yet."""
+
 Pin = Callable[[Id, Guest], Awaitable[bool]]
 """Tie the guest's address and MAC to its tap; False where it has none plugged in."""
 
@@ -86,6 +97,7 @@ class Asked(NamedTuple):
     token: str | None = None
     token_ttl: str | None = None
     forwarded: bool = False
+    query: Mapping[str, str] = {}
 
 
 class Answer(NamedTuple):
@@ -94,6 +106,8 @@ class Answer(NamedTuple):
     status: int
     body: str
     headers: Mapping[str, str] = {}
+    hops: int | None = None
+    """The TTL of the packets that carry it, where it is not the usual one."""
 
 
 class AskedAt(NamedTuple):
@@ -137,10 +151,12 @@ def find_guest(items: Iterable[Desired], host: HostId, network: Id, address: str
 # --- the tree -----------------------------------------------------------------------------------------------------
 
 
-def tree(guest: Guest) -> Tree:
+def tree(guest: Guest, voucher: Voucher | None = None) -> Tree:
     """Return all that a guest may read below a version: a mapping is a directory, a string a leaf."""
+    document = _identity(guest)
+    signed = {"certificate": voucher.pem, "signature": voucher.sign_bytes(document.encode())} if voucher else {}
     found: dict[str, Tree | str] = {
-        "dynamic": {"instance-identity": {"document": _identity(guest)}},
+        "dynamic": {"instance-identity": {"document": document, **signed}},
         "meta-data": _meta_data(guest),
     }
     if guest.metadata.user_data:
@@ -251,7 +267,7 @@ class Tokens:
         return hmac.new(self._key, f"{guest.vm} {until}".encode(), hashlib.sha256).hexdigest()
 
 
-def answer(asked: Asked, guest: Guest, tokens: Tokens, now: float) -> Answer:
+def answer(asked: Asked, guest: Guest, tokens: Tokens, now: float, voucher: Voucher | None = None) -> Answer:
     """Answer one request of one guest. Pure."""
     path = tuple(part for part in asked.path.split("/") if part)
     if path == (VERSIONS[-1], "api", "token"):
@@ -260,13 +276,17 @@ def answer(asked: Asked, guest: Guest, tokens: Tokens, now: float) -> Answer:
         return Answer(405, "Only GET is allowed here; PUT only on /latest/api/token.\n", {"Allow": "GET, HEAD"})
     if asked.token is not None and not tokens.good(asked.token, guest, now):
         return Answer(401, "The metadata token is wrong or has run out: PUT /latest/api/token gives another.\n")
+    if asked.token is None and guest.metadata.token_required:
+        return Answer(401, "This machine's metadata is given only with a token: PUT /latest/api/token gives one.\n")
     match path:
         case ():
             return Answer(200, "\n".join(VERSIONS))
+        case (version, "dynamic", "instance-identity", "token") if version in VERSIONS:
+            return _identity_token(asked, guest, now, voucher)
         case ("nocloud", *rest):
             return _walk(nocloud(guest), tuple(rest), guest)
         case (version, *rest) if version in VERSIONS:
-            return _walk(tree(guest), tuple(rest), guest)
+            return _walk(tree(guest, voucher if "instance-identity" in rest else None), tuple(rest), guest)
         case _:
             return _missing(path)
 
@@ -292,7 +312,30 @@ def _token(asked: Asked, guest: Guest, tokens: Tokens, now: float) -> Answer:
     ttl = asked.token_ttl or ""
     if not ttl.isascii() or not ttl.isdigit() or not 1 <= int(ttl[:9]) <= TOKEN_TTL_MAX_S:
         return Answer(400, f"{_TOKEN_TTL} must be a number of seconds, 1 to {TOKEN_TTL_MAX_S}.\n")
-    return Answer(200, tokens.give(guest, int(now) + int(ttl)), {_TOKEN_TTL: ttl})
+    hops = guest.metadata.token_hops
+    return Answer(200, tokens.give(guest, int(now) + int(ttl)), {_TOKEN_TTL: ttl}, hops)
+
+
+def _identity_token(asked: Asked, guest: Guest, now: float, voucher: Voucher | None) -> Answer:
+    audience, ttl = asked.query.get("audience", ""), asked.query.get("ttl", str(IDENTITY_TTL_S))
+    if not audience or len(audience) > 255:
+        return Answer(400, "Say whom it is for: ?audience=NAME, up to 255 characters.\n")
+    if not ttl.isascii() or not ttl.isdigit() or not 1 <= int(ttl[:9]) <= IDENTITY_TTL_MAX_S:
+        return Answer(400, f"ttl is a number of seconds, 1 to {IDENTITY_TTL_MAX_S}.\n")
+    if voucher is None:
+        return Answer(503, "The controller has not vouched for this machine yet: try again.\n", {"Retry-After": "5"})
+    claims = Claims(
+        iss=ISSUER,
+        sub=guest.vm,
+        project=voucher.project,
+        aud=audience,
+        iat=int(now),
+        exp=min(int(now) + int(ttl), int(voucher.ends_at)),
+        host=guest.metadata.host,
+        name=guest.metadata.hostname,
+        image=guest.image,
+    )
+    return Answer(200, voucher.sign(claims))
 
 
 # --- the service --------------------------------------------------------------------------------------------------
@@ -307,8 +350,9 @@ class _Listener(NamedTuple):
 class MetadataService:
     """The listeners of one agent, one per network."""
 
-    def __init__(self, lookup: Lookup, pin: Pin) -> None:
+    def __init__(self, lookup: Lookup, pin: Pin, voucher: VoucherOf = lambda _vm: None) -> None:
         self._lookup = lookup
+        self._voucher = voucher
         self._pin = pin
         self._tokens = Tokens(secrets.token_bytes(32))
         self._listeners: dict[Id, _Listener] = {}
@@ -364,8 +408,11 @@ class MetadataService:
     def _handler(self, network: Id) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
             found = await self._answer(network, request)
+            if found.hops is not None and request.transport is not None:
+                bound: TransportSocket = request.transport.get_extra_info("socket")
+                bound.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, found.hops)
             return web.Response(
-                status=found.status, text=found.body, headers=dict(found.headers), content_type="text/plain"
+                status=found.status, text=found.body, headers=_closing(found), content_type="text/plain"
             )
 
         return handle
@@ -389,10 +436,16 @@ class MetadataService:
             token=request.headers.get(_TOKEN),
             token_ttl=request.headers.get(_TOKEN_TTL),
             forwarded="X-Forwarded-For" in request.headers,
+            query=dict(request.query),
         )
-        found = answer(asked, guest, self._tokens, time.time())
+        found = answer(asked, guest, self._tokens, time.time(), self._voucher(guest.vm))
         self._note(guest.vm, asked.path, found)
         return found
+
+
+def _closing(found: Answer) -> dict[str, str]:
+    """A connection whose TTL was changed ends with its answer: the next one has the usual TTL."""
+    return {**found.headers, **({"Connection": "close"} if found.hops is not None else {})}
 
 
 class _Refuser(asyncio.Protocol):

@@ -57,6 +57,10 @@ class GuestMetadata(Document, frozen=True):
     user_data: str
     host: str
     """The host's name, shown as the placement's availability zone."""
+    token_required: bool = False
+    """Whether the metadata service answers only who shows a session token (IMDSv2)."""
+    token_hops: int = 1
+    """How many routers a session token may pass on its way: the TTL of the packets that carry it."""
 
 
 class DomainDoc(Document, frozen=True, tag="domain", tag_field="type"):

@@ -1,11 +1,12 @@
 """How a host joins: the one-time token, and the request and the answer of `POST /join`."""
 
 import re
+from typing import Annotated
 
 import msgspec
 
 from common.errors import Invalid
-from common.ids import HostId
+from common.ids import HostId, Id
 from common.secret import Secret
 
 _TOKEN = re.compile(r"^(?P<secret>skj_[0-9a-f]{64})\.(?P<fingerprint>[0-9a-f]{64})$")
@@ -46,6 +47,19 @@ class RenewRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The body of `POST /renew`, sent with the certificate that is to be followed by a new one."""
 
     csr: str
+
+
+class VouchRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `POST /vouch`: a signing request, and the machines that its key is to speak for."""
+
+    csr: str
+    machines: Annotated[tuple[Id, ...], msgspec.Meta(max_length=1024)]
+
+
+class Vouched(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer: a certificate (PEM) for each machine that is on the host."""
+
+    certificates: dict[Id, str]
 
 
 class NextAuthority(msgspec.Struct, frozen=True, kw_only=True):

@@ -197,6 +197,7 @@ async def _run(settings: Config) -> None:
             config=settings,
             authority_fingerprint=authority.fingerprint,
             successor=successor,
+            authorities_pem=lambda: authority.trusted_pem,
             relay=Relay(store, me, authority.peer_context) if crew else None,
         )
         api = make_app(parts)

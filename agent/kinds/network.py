@@ -37,7 +37,7 @@ from agent.kinds.network_plan import (
     taps_of,
 )
 from agent.kinds.unit import Wish
-from agent.metadata import AskedAt, Guest, Lookup, MetadataService
+from agent.metadata import AskedAt, Guest, Lookup, MetadataService, VoucherOf
 from common import names
 from common.errors import Temporary
 from common.faults import Faults
@@ -60,13 +60,21 @@ class Networks:
     name = "network"
 
     def __init__(
-        self, *, host_id: HostId, underlay: str, run_dir: Path, lookup: Lookup, owner_of_mac: OwnerOfMac, faults: Faults
+        self,
+        *,
+        host_id: HostId,
+        underlay: str,
+        run_dir: Path,
+        lookup: Lookup,
+        owner_of_mac: OwnerOfMac,
+        faults: Faults,
+        voucher: VoucherOf = lambda _vm: None,
     ) -> None:
         self._place = Place(host=host_id, underlay=underlay, run_dir=run_dir)
         self._faults = faults
         self._owner_of_mac = owner_of_mac
         self._dnsmasq = Dnsmasq(run_dir)
-        self._metadata = MetadataService(lookup, self._pin)
+        self._metadata = MetadataService(lookup, self._pin, voucher)
         # One thread for all netlink calls: they are short, and in order.
         self._lane = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink")
 

@@ -1,6 +1,6 @@
 """project: what owns things and shares them with nobody."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -11,6 +11,10 @@ class ProjectSpec(Spec, frozen=True):
     """A tenant's space of names."""
 
     description: Annotated[str, msgspec.Meta(max_length=255, description="what it is for, for people")] = ""
+    metadata_tokens: Annotated[
+        Literal["optional", "required"],
+        msgspec.Meta(description="whether the metadata service answers only who shows a session token (IMDSv2)"),
+    ] = "optional"
     domain: Annotated[
         str, Ref("domain"), msgspec.Meta(description="the domain it belongs to; none: that of who makes it")
     ] = ""

@@ -51,6 +51,22 @@ class VmSpec(Spec, frozen=True):
         str,
         msgspec.Meta(max_length=65536, description="given to the guest unread: cloud-config or a script"),
     ] = ""
+    metadata_tokens: Annotated[
+        Literal["project", "optional", "required"],
+        msgspec.Meta(
+            description="whether the metadata service answers only who shows a session token (IMDSv2); "
+            "project: as its project says"
+        ),
+    ] = "project"
+    metadata_hops: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1,
+            le=64,
+            description="routers that a session token may pass inside the guest, such as "
+            "a container's: the TTL of the packets that carry it",
+        ),
+    ] = 1
     nocloud: Annotated[
         bool, msgspec.Meta(description="attach a NoCloud disk, for guests without the metadata service")
     ] = False

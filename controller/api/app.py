@@ -9,6 +9,7 @@ from importlib.metadata import version
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from common.attestation import public_keys
 from common.clock import Clock, system_clock
 from common.codec import to_json
 from common.errors import SkerryError
@@ -60,6 +61,8 @@ class Parts:
     version: str = version("skerry")
     clock: Clock = system_clock
     entropy: Entropy = os.urandom
+    authorities_pem: Callable[[], str] = str
+    """The certificates of the authorities that are good: public."""
     successor: Successor | None = None
     """Has one authority follow another; None: certificates are none of this application's business."""
     relay: Relay | None = None
@@ -90,6 +93,7 @@ def make_app(parts: Parts, *doors: Middleware) -> web.Application:
         "ready": health.ready,
         "metrics": health.metrics,
         "openapi": _openapi(parts.version),
+        "identity.keys": _keys(parts.authorities_pem),
     }
     for route in ROUTES:
         endpoint = open_to_all[route.action] if route.public else _behind(door, route, bound.handler(route), refusals)
@@ -117,6 +121,15 @@ def _openapi(version: str) -> Endpoint:
 
     async def endpoint(_request: web.Request) -> web.StreamResponse:
         return web.Response(body=body, content_type="application/json")
+
+    return endpoint
+
+
+def _keys(authorities_pem: Callable[[], str]) -> Endpoint:
+    async def endpoint(_request: web.Request) -> web.StreamResponse:
+        pem = authorities_pem()
+        body = to_json({"keys": list(public_keys(pem)) if pem else []})
+        return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "max-age=300"})
 
     return endpoint
 

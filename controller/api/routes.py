@@ -10,7 +10,7 @@ Action = Literal[
     "list", "create", "show", "change", "delete", "verb", "extra",
     "operations.list", "operations.show", "operations.cancel",
     "events", "watch", "audit", "audit.verify", "ca.show", "ca.rotate", "capacity", "top",
-    "whoami", "openapi", "health", "ready", "metrics",
+    "identity.keys", "whoami", "openapi", "health", "ready", "metrics",
 ]  # fmt: skip
 
 
@@ -136,6 +136,10 @@ GENERAL = (
         summary="Count how many more machines of each size fit, and what limits that.",
     ),
     Route(method="GET", path="/openapi.json", action="openapi", summary="This document.", public=True),
+    Route(
+        method="GET", path="/v1/identity/keys", action="identity.keys", public=True,
+        summary="The authorities' public keys (JWKS), by which anybody verifies what machines say of themselves.",
+    ),
     Route(method="GET", path="/healthz", action="health", summary="Say that the process runs.", public=True),
     Route(
         method="GET", path="/readyz", action="ready", public=True,

@@ -86,6 +86,12 @@ def _context() -> click.Command:
     return group()
 
 
+def _identity() -> click.Command:
+    from controller.cli.identity import group  # noqa: PLC0415
+
+    return group()
+
+
 def _whoami() -> click.Command:
     from controller.cli.status import whoami_command  # noqa: PLC0415
 
@@ -114,6 +120,7 @@ EVERYDAY: dict[str, tuple[str, Build]] = {
 }
 SETUP: dict[str, tuple[str, Build]] = {
     "context": ("Which controllers are known, and which one is spoken to.", _context),
+    "identity": ("Verify what a machine says of itself.", _identity),
     "whoami": ("Whom the token stands for.", _whoami),
     "completion": ("A script that completes commands and names in your shell.", _completion),
 }

@@ -17,10 +17,10 @@ import structlog
 from common.boots import words
 from common.clock import Clock
 from common.codec import from_pack
-from common.documents import Desired, DocKey, DomainDoc, Report, StepTaken, VolumeDoc
+from common.documents import Desired, DocKey, DomainDoc, Report, VolumeDoc
 from common.errors import Denied, Invalid, NotFound, SkerryError, Temporary
 from common.ids import HostId, Id, RequestId
-from common.joining import Enrolled, parse_join_token
+from common.joining import Enrolled, Vouched, VouchRequest, parse_join_token
 from common.kinds.kind import AnyResource
 from common.protocol import (
     PROTOCOL,
@@ -40,11 +40,12 @@ from common.secret import digest_of
 from common.tls import Peer
 from controller.fleet.audit import Difference, compare
 from controller.fleet.booted import settled_boot
-from controller.fleet.lies import Lie, Lies, is_late, judge
+from controller.fleet.lies import Lie, Lies, clipped, is_late, judge
 from controller.fleet.repair import Plan, plan_repairs
 from controller.fleet.sessions import Session, Sessions, Told
 from controller.metrics.intake import SLOT_S, UNKEPT, Measures
 from controller.pki.authority import Authority, Signed
+from controller.pki.certificates import Machine
 from controller.store.rows import EPOCH, Change, Document, Enrolment, Event, Given, Link, Put
 from controller.store.store import Store
 
@@ -55,9 +56,6 @@ MOST_STEPS = 24
 
 EVENT_CHARACTERS = 500
 """Of a host's own words in the event table."""
-
-WORDS_CHARACTERS = 2000
-"""Of a host's own words on one document."""
 
 TURNED_AWAY_S = 600.0
 """A host that is turned away for the same reason again and again leaves one event in so long."""
@@ -173,6 +171,19 @@ class Hosts:
         if await self._store.renewed(peer.host, peer.serial, _given(signed)) is None:
             raise Denied(f"host {row.name} is not enrolled any more", fix=_NEW_TOKEN)
         return Enrolled(host_id=peer.host, host_name=row.name, certificate=signed.pem, ca=self._authority.ca_pem)
+
+    async def vouch(self, peer: Peer, request: VouchRequest) -> Vouched:
+        """Certify a host's key for those of the machines that are on it."""
+        here = {one.owner for one in self._seen.placed_on(peer.host)}
+        found = {}
+        for vm in request.machines:
+            row = self._seen.get(vm)
+            if row is not None and row.kind == "vm" and vm in here:
+                machine = Machine(id=vm, project=row.project)
+                found[vm] = self._authority.sign_machine(request.csr, machine, self._clock())
+            elif not is_late(self._seen, peer.host, DocKey(f"domain/{vm}")):
+                await self._lies.told(peer.host, "claim", f"asked to speak for {vm[:40]}, which is not on it")
+        return Vouched(certificates=found)
 
     def is_revoked(self, host: HostId, serial: str) -> bool:
         """Say whether this certificate is no longer let in."""
@@ -379,7 +390,7 @@ class Hosts:
 
     async def _reports(self, host: HostId, message: Reports) -> None:
         view = self._seen.host(host)
-        fit = [_clipped(report) for report in await self._fit(host, message.reports)]
+        fit = [clipped(report) for report in await self._fit(host, message.reports)]
         own = tuple(self._without_steps(host, report) for report in fit)
         booted = [found for report in own if (found := settled_boot(self._seen, host, report))]
         if message.full:
@@ -405,7 +416,7 @@ class Hosts:
         document = self._seen.document(host, report.key)
         if not report.steps or document is None:
             return report
-        self._seen.took(document.owner, host, report.key, tuple(_short(step) for step in report.steps[-MOST_STEPS:]))
+        self._seen.took(document.owner, host, report.key, report.steps[-MOST_STEPS:])
         return msgspec.structs.replace(report, steps=())
 
     async def _fit(self, host: HostId, reports: Iterable[Report]) -> list[Report]:
@@ -514,19 +525,6 @@ class Hosts:
 
 def _given(signed: Signed) -> Given:
     return Given(serial=signed.serial, expires_at=signed.expires_at, authority=signed.authority, trusts=signed.trusts)
-
-
-def _clipped(report: Report) -> Report:
-    """Keep a host's own words to what people read."""
-    if max(len(report.message), len(report.problem)) <= WORDS_CHARACTERS:
-        return report
-    return msgspec.structs.replace(
-        report, message=report.message[:WORDS_CHARACTERS], problem=report.problem[:WORDS_CHARACTERS]
-    )
-
-
-def _short(step: StepTaken) -> StepTaken:
-    return msgspec.structs.replace(step, what=step.what[:EVENT_CHARACTERS], problem=step.problem[:EVENT_CHARACTERS])
 
 
 _NEW_TOKEN = "ask an operator for a new one: skerry host token NAME"  # noqa: S105 - advice, no secret

@@ -29,6 +29,8 @@ QUIET_S = 60.0
 """One event in so long, of one lie of one host; what comes meanwhile is counted, and told with the next one."""
 
 DETAIL_CHARACTERS = 300
+WORDS_CHARACTERS = 2000
+"""Of a host's own words on one document."""
 
 Lie = Literal[
     "claim",
@@ -113,6 +115,19 @@ def judge(seen: WorkingSet, host: HostId, report: Report) -> tuple[Lie, str] | N
     if report.revision > document.revision:
         return "future", f"{report.key} at revision {report.revision}, it was sent {document.revision}"
     return None
+
+
+def clipped(report: Report) -> Report:
+    """Keep a host's own words to what people read."""
+    steps = tuple(
+        msgspec.structs.replace(step, what=step.what[:DETAIL_CHARACTERS], problem=step.problem[:WORDS_CHARACTERS])
+        for step in report.steps
+    )
+    if max(len(report.message), len(report.problem)) <= WORDS_CHARACTERS:
+        return msgspec.structs.replace(report, steps=steps) if steps else report
+    return msgspec.structs.replace(
+        report, message=report.message[:WORDS_CHARACTERS], problem=report.problem[:WORDS_CHARACTERS], steps=steps
+    )
 
 
 def is_late(seen: WorkingSet, host: HostId, key: DocKey) -> bool:

@@ -21,7 +21,7 @@ from common.clock import Clock, system_clock
 from common.codec import from_json, to_json, to_pack
 from common.errors import Denied, NotFound, RateLimited, SkerryError, TooLarge
 from common.ids import HostId
-from common.joining import JoinRequest, NextAuthority, RenewRequest
+from common.joining import JoinRequest, NextAuthority, RenewRequest, VouchRequest
 from common.protocol import (
     MAX_MESSAGE_BYTES,
     PROTOCOL,
@@ -112,6 +112,7 @@ class LinkServer:
                 web.get("/ca", self._ca),
                 web.post("/join", self._join),
                 web.post("/renew", self._renew),
+                web.post("/vouch", self._vouch),
                 web.get("/images/{hex}", self._image),
                 web.get("/link", self._link),
                 web.get("/authority/next", self._next),
@@ -138,6 +139,11 @@ class LinkServer:
         enrolled = await self._fleet.renew(peer, body.csr)
         log.info("host certificate renewed", host=peer.host)
         return web.Response(body=to_json(enrolled), content_type="application/json")
+
+    async def _vouch(self, request: web.Request) -> web.Response:
+        peer = self._admitted(request)
+        body = from_json(await _body(request), VouchRequest, "the request")
+        return web.Response(body=to_json(await self._fleet.vouch(peer, body)), content_type="application/json")
 
     async def _next(self, request: web.Request) -> web.Response:
         if not is_controller(_certificate(request), self._clock()):

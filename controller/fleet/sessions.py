@@ -18,7 +18,7 @@ from common.codec import to_pack
 from common.documents import Desired
 from common.errors import ERRORS, Temporary
 from common.ids import HostId, RequestId
-from common.joining import Enrolled
+from common.joining import Enrolled, Vouched, VouchRequest
 from common.protocol import (
     AttachConsole,
     Call,
@@ -66,6 +66,10 @@ class Fleet(Protocol):
 
     async def renew(self, peer: Peer, csr_pem: str) -> Enrolled:
         """Give a connected host its next certificate."""
+        ...
+
+    async def vouch(self, peer: Peer, request: VouchRequest) -> Vouched:
+        """Certify a host's key for the machines that are on it."""
         ...
 
     def is_revoked(self, host: HostId, serial: str) -> bool:

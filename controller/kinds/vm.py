@@ -214,8 +214,19 @@ def _domain(row: AnyResource, seen: WorkingSet, shape: Shape, placement: Placeme
             public_keys=tuple((key.name, key.spec.public_key) for key in keys if key),
             user_data=spec.user_data,
             host=seen.name_of(placement.host),
+            token_required=_needs_token(row, seen),
+            token_hops=spec.metadata_hops,
         ),
     )
+
+
+def _needs_token(row: AnyResource, seen: WorkingSet) -> bool:
+    """Say whether its metadata is only for who shows a session token: as it says, or else its project."""
+    asked = row.spec.metadata_tokens
+    if asked == "project":
+        project = seen.named("project", "", row.project)
+        asked = project.spec.metadata_tokens if project else "optional"
+    return bool(asked == "required")
 
 
 def _follow(row: AnyResource, seen: WorkingSet, host: HostId, report: Report | None, now: float) -> Wait | Done:

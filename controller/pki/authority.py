@@ -19,7 +19,7 @@ from common.faults import Faults
 from common.ids import HostId
 from common.secret import Secret, write_private
 from controller.pki import certificates
-from controller.pki.certificates import Issuer, Key
+from controller.pki.certificates import Issuer, Key, Machine
 from controller.pki.succession import Succession
 
 
@@ -87,6 +87,11 @@ class Authority:
     def ca_pem(self) -> str:
         """The certificates of the authorities that a host is to trust: public."""
         return "".join(_pem(issuer) for issuer in self._issuers(self._succession.given))
+
+    @property
+    def trusted_pem(self) -> str:
+        """The certificates of the authorities that are good: for who verifies what machines say."""
+        return "".join(_pem(issuer) for issuer in self._issuers(self._succession.trusted))
 
     @property
     def shown_pem(self) -> str:
@@ -161,6 +166,11 @@ class Authority:
             authority=self._succession.signs,
             trusts=self._succession.given,
         )
+
+    def sign_machine(self, csr_pem: str, machine: Machine, now: float) -> str:
+        """Return the certificate (PEM) by which a host's key speaks for one machine. Raises Invalid."""
+        found = certificates.machine_certificate(self._issuer(self._succession.signs), csr_pem, machine, now)
+        return certificates.certificate_pem(found).decode()
 
     # --- succession -----------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """What goes into each certificate. Pure: keys, requests, names and the time in, certificates out.
 
-EC P-256 throughout. Lifetimes: CA ten years, server a year, host thirty days.
+EC P-256 throughout. Lifetimes: CA ten years, server a year, host thirty days, a host's word for a machine seven.
 """
 
 import ipaddress
@@ -14,17 +14,26 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from common.attestation import DOCUMENT_SIGNING, VM_URI
 from common.errors import Invalid
-from common.ids import HostId
+from common.ids import HostId, Id
 from common.tls import CONTROLLER_URI, host_uri
 
 CA_DAYS = 3650
 SERVER_DAYS = 365
 HOST_DAYS = 30
+MACHINE_DAYS = 7
 _SKEW = timedelta(hours=1)
 """Certificates are valid from an hour ago: a host's clock may run behind before it has found its time server."""
 
 Key = ec.EllipticCurvePrivateKey
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine that a host may speak for."""
+
+    id: Id
+    project: str
 
 
 class Issuer(msgspec.Struct, frozen=True):
@@ -99,6 +108,16 @@ def host_certificate(issuer: Issuer, csr_pem: str, host: HostId, now: float) -> 
 
     Raises Invalid for a request that can't be read, is not signed by its own key, or has another sort of key.
     """
+    leaf = _Leaf(
+        common_name=host,
+        san=(x509.UniformResourceIdentifier(host_uri(host)),),
+        usage=(ExtendedKeyUsageOID.CLIENT_AUTH,),
+        days=HOST_DAYS,
+    )
+    return _leaf(issuer, _requested_key(csr_pem), leaf, now)
+
+
+def _requested_key(csr_pem: str) -> ec.EllipticCurvePublicKey:
     try:
         request = x509.load_pem_x509_csr(csr_pem.encode())
         key = request.public_key()
@@ -109,13 +128,19 @@ def host_certificate(issuer: Issuer, csr_pem: str, host: HostId, now: float) -> 
         raise Invalid("the certificate signing request is not signed by the key in it")
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise Invalid("the certificate signing request has another sort of key", fix="use an EC key on P-256")
+    return key
+
+
+def machine_certificate(issuer: Issuer, csr_pem: str, machine: Machine, now: float) -> x509.Certificate:
+    """Return the certificate by which a host's key speaks for one machine. Raises Invalid for a bad request."""
     leaf = _Leaf(
-        common_name=host,
-        san=(x509.UniformResourceIdentifier(host_uri(host)),),
-        usage=(ExtendedKeyUsageOID.CLIENT_AUTH,),
-        days=HOST_DAYS,
+        common_name=machine.id,
+        organisation=machine.project,
+        san=(x509.UniformResourceIdentifier(VM_URI + machine.id),),
+        usage=(DOCUMENT_SIGNING,),
+        days=MACHINE_DAYS,
     )
-    return _leaf(issuer, key, leaf, now)
+    return _leaf(issuer, _requested_key(csr_pem), leaf, now)
 
 
 def issued_by(certificate: x509.Certificate, issuer: Issuer) -> bool:
@@ -153,12 +178,13 @@ class _Leaf(msgspec.Struct, frozen=True, kw_only=True):
     san: tuple[x509.GeneralName, ...]
     usage: tuple[x509.ObjectIdentifier, ...]
     days: int
+    organisation: str = ""
 
 
 def _leaf(issuer: Issuer, key: ec.EllipticCurvePublicKey, leaf: _Leaf, now: float) -> x509.Certificate:
     issuer_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key())
     return (
-        _builder(_name(leaf.common_name), issuer.certificate.subject, key, now, leaf.days)
+        _builder(_name(leaf.common_name, leaf.organisation), issuer.certificate.subject, key, now, leaf.days)
         .add_extension(x509.SubjectAlternativeName(leaf.san), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
@@ -197,8 +223,9 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+def _name(common_name: str, organisation: str = "") -> x509.Name:
+    own = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, organisation)] if organisation else []
+    return x509.Name([*own, x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
 def _general(name: str) -> x509.GeneralName:

@@ -1,6 +1,8 @@
 """Network units on real namespaces: devices, entries, DHCP, DNS, metadata, repair, removal, crashes."""
 
+import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -149,6 +151,58 @@ def test_a_guest_gets_its_address_names_and_metadata(host: NamespaceHost, world:
     assert web.fetch("http://169.254.169.254/2009-04-04/user-data") == (200, "#cloud-config\n# web\n")
     key = web.fetch("http://169.254.169.254/latest/meta-data/public-keys/0/openssh-key")
     assert key == (200, "ssh-ed25519 AAAA me")
+
+
+_ASK_FOR_TOKEN = """
+import http.client, json, socket, sys
+tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+tap.settimeout(2)
+
+def ask(method, path, **headers):
+    link = http.client.HTTPConnection("169.254.169.254", timeout=5)
+    link.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    answer = link.getresponse()
+    return answer.status, answer.read().decode()
+
+ttl = {"X_aws_ec2_metadata_token_ttl_seconds": "60"}
+said = {
+    "bare": ask("GET", "/latest/meta-data/instance-id"),
+    "proxied": ask("PUT", "/latest/api/token", X_Forwarded_For="10.0.0.1", **ttl),
+}
+status, token = ask("PUT", "/latest/api/token", **ttl)
+said["token"] = status
+seen = []
+try:
+    while True:
+        packet = tap.recv(65535)
+        if packet[26:30] == socket.inet_aton("169.254.169.254") and token.encode() in packet:
+            seen.append(packet[22])
+except TimeoutError:
+    pass
+said["ttl"] = seen
+said["shown"] = ask("GET", "/latest/meta-data/instance-id", X_aws_ec2_metadata_token=token)
+said["wrong"] = ask("GET", "/latest/meta-data/instance-id", X_aws_ec2_metadata_token="1." + token)
+print(json.dumps(said))
+"""
+
+
+def test_a_guest_that_must_show_a_token_is_told_nothing_without_one(host: NamespaceHost, world: World) -> None:
+    strict = world.domain(world.web)
+    metadata = msgspec.structs.replace(strict.metadata, token_required=True)
+    docs = (*world.docs, msgspec.structs.replace(strict, metadata=metadata))
+    items = {item.key: item for item in map(desired, docs)}
+    host.settle(world.network.id, tuple(items.values()))
+    web = world.plug(host, world.web)
+    web.dhcp()
+    said = json.loads(web.run(sys.executable, "-c", _ASK_FOR_TOKEN))
+    assert said["bare"][0] == 401
+    assert "PUT /latest/api/token" in said["bare"][1]
+    assert said["proxied"][0] == 403
+    assert said["token"] == 200
+    assert said["ttl"], "the packet with the token was seen"
+    assert set(said["ttl"]) == {1}, "behind a router in the guest nobody gets it"
+    assert said["shown"] == [200, world.web.vm]
+    assert said["wrong"][0] == 401
 
 
 def test_a_stranger_on_the_bridge_gets_neither_address_nor_metadata(host: NamespaceHost, world: World) -> None:
