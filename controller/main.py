@@ -208,7 +208,10 @@ async def _run(settings: Config) -> None:
             tasks.create_task(hosts.run(), name="hosts"),
             tasks.create_task(history.run(), name="history"),
             tasks.create_task(
-                Auditor(store, hosts.audit, system_clock, every_s=settings.audit.every_s).run(), name="auditor"
+                Auditor(
+                    store, hosts.audit, system_clock, every_s=settings.audit.every_s, mine=(crew or ALONE).mine
+                ).run(),
+                name="auditor",
             ),
         ]
         if crew:

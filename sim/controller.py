@@ -24,9 +24,12 @@ def free_port() -> int:
 
 
 class Process:
-    """One controller on loopback. `database` None: SQLite in its directory; `limits` are lines of its section [api]."""
+    """One controller on loopback. `database` None: SQLite in its directory; `limits` are lines of its section [api],
+    `more` are sections of their own."""
 
-    def __init__(self, directory: Path, database: str | None = None, *, level: str = "info", limits: str = "") -> None:
+    def __init__(
+        self, directory: Path, database: str | None = None, *, level: str = "info", limits: str = "", more: str = ""
+    ) -> None:
         self.directory = directory
         self.state = directory / "state"
         self.api = f"http://127.0.0.1:{free_port()}"
@@ -39,7 +42,7 @@ class Process:
             f'[controller]\nstate_dir = "{self.state}"\ndatabase = "{url}"\n'
             f'[api]\nlisten = "{self.api.removeprefix("http://")}"\n{limits}\n'
             f'[link]\nlisten = "{self.link.removeprefix("https://")}"\nnames = ["127.0.0.1"]\n'
-            f'[log]\nlevel = "{level}"\n'
+            f'[log]\nlevel = "{level}"\n{more}'
         )
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:

@@ -120,7 +120,7 @@ class Fleet:
     async def furnish(self, networks: int, **size: int) -> None:
         """Make a project with an image, a size and so many networks."""
         make, api, project = self.client.make, self.site.api, self.site.project
-        await make(api, "/v1/projects", self.site.name)
+        await make(api, "/v1/projects", self.site.name, keep_deleted_s=0)
         await make(api, "/v1/sizes", self.site.name, **size)
         await make(api, f"{project}/images", "tiny", format="raw")
         status, body = await self.client.call(api, "PUT", f"{project}/images/tiny/content", data=b"\x01" * 4096)

@@ -158,8 +158,8 @@ class _Bound:
             "ca.show": authority.show,
             "ca.rotate": authority.rotate,
             "capacity": Capacities(store, parts.take_stock).show,
-            "audit": Trail(store).overview,
-            "audit.verify": Trail(store).verify,
+            "audit": Trail(store, parts.relay).overview,
+            "audit.verify": Trail(store, parts.relay).verify,
         }
         self._extras = extras(
             self._resources,

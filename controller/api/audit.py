@@ -2,19 +2,21 @@
 
 import re
 from collections.abc import Iterable
+from itertools import chain
 
 import msgspec
 import structlog
 from aiohttp import web
 
 from common.clock import Clock
-from common.codec import to_json
+from common.codec import from_json, to_json
 from common.errors import Conflict, Denied, PreconditionFailed, QuotaExceeded, SkerryError, Temporary
 from common.ids import HostId, Id
 from common.kinds.kind import SYSTEM_PROJECT, AnyResource, Scope
 from controller.api.call import Call, Door
 from controller.api.ports import Store
 from controller.api.query import bad, integer, refuse_unknown
+from controller.api.relay import Relay
 from controller.api.render import answer
 from controller.api.routes import Route
 from controller.auth.caller import Caller
@@ -135,15 +137,20 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 class Trail:
     """The handlers that say whether wish, reality and history agree."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, relay: Relay | None) -> None:
         self._store = store
+        self._relay = relay
 
     async def overview(self, call: Call) -> web.Response:
-        """Answer what the last audit of each host found."""
+        """Answer what the last audit of each host found. Of several controllers each audits its own hosts."""
         refuse_unknown(call.request.query, ())
         _require_system(call.caller, "see what audits find")
         seen = self._store.seen
-        hosts = tuple(_audited(row.name, seen.host(HostId(row.id))) for row in _by_name(seen.of_kind("host")))
+        here = [_audited(row.name, seen.host(HostId(row.id))) for row in _by_name(seen.of_kind("host"))]
+        answers = (await self._relay.ask_all(call)).values() if self._relay else ()
+        others = [from_json(raw, Overview, "an overview of audits").hosts for raw in answers if raw]
+        newest = {one.host: one for one in sorted((*here, *chain(*others)), key=lambda one: one.at or 0.0)}
+        hosts = tuple(newest[one.host] for one in here)
         bad_ones = [one.since for one in hosts if one.differences and one.since is not None]
         good_ones = [one.since for one in hosts if one.since is not None]
         since = min(bad_ones) if bad_ones else max(good_ones, default=None)

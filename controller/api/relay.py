@@ -36,7 +36,7 @@ CONNECT_LIMIT_S = 3.0
 ANSWER_LIMIT_S = 65.0
 """A little more than the longest that the other one takes by itself."""
 
-_PASSED = ("Authorization", "Accept", "X-Request-Id")
+_PASSED = ("Authorization", "Accept", "X-Request-Id", "Idempotency-Key", "If-Match")
 
 
 class Relay:
@@ -92,7 +92,8 @@ class Relay:
 
     async def _pass(self, call: Call, url: str) -> web.Response:
         limit = aiohttp.ClientTimeout(total=ANSWER_LIMIT_S, sock_connect=CONNECT_LIMIT_S)
-        async with self._asking(url, limit) as http, http.get(_target(call, url), headers=_headers(call)) as answer:
+        asked, headers = call.request.method, _headers(call)
+        async with self._asking(url, limit) as http, http.request(asked, _target(call, url), headers=headers) as answer:
             body = await answer.read()
             content_type = answer.headers.get("Content-Type", "application/octet-stream")
             return web.Response(body=body, status=answer.status, headers={"Content-Type": content_type})

@@ -10,7 +10,8 @@ from common.errors import SkerryError
 from common.ids import HostId, RequestId, new_request_id
 from common.kinds.kind import AnyResource
 from controller.fleet.audit import Difference
-from controller.store.rows import Event
+from controller.fleet.hosts import ALONE
+from controller.store.rows import Event, Link
 from controller.store.store import Store
 from controller.store.working import Agreement
 
@@ -28,8 +29,18 @@ Audit = Callable[[HostId, RequestId], Awaitable[tuple[Difference, ...]]]
 class Auditor:
     """Audits one host after another, for ever."""
 
-    def __init__(self, store: Store, audit: Audit, clock: Clock, *, every_s: float, settle_s: float = SETTLE_S) -> None:
+    def __init__(
+        self,
+        store: Store,
+        audit: Audit,
+        clock: Clock,
+        *,
+        every_s: float,
+        settle_s: float = SETTLE_S,
+        mine: Callable[[Link], bool] = ALONE.mine,
+    ) -> None:
         self._store = store
+        self._mine = mine
         self._seen = store.seen
         self._audit = audit
         self._clock = clock
@@ -63,8 +74,13 @@ class Auditor:
             await self._note(row, found, request)
 
     def _connected(self) -> list[HostId]:
+        """Return the hosts that are connected to this controller: of several, each audits its own."""
         hosts = sorted(HostId(row.id) for row in self._seen.of_kind("host"))
-        return [host for host in hosts if self._seen.host(host).connected]
+        return [host for host in hosts if self._seen.host(host).connected and self._is_mine(host)]
+
+    def _is_mine(self, host: HostId) -> bool:
+        link = self._seen.link(host)
+        return link is None or self._mine(link)
 
     async def _note(self, row: AnyResource, found: Sequence[Difference], request: RequestId) -> None:
         view, now = self._seen.host(HostId(row.id)), self._clock()

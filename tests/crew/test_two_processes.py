@@ -26,7 +26,8 @@ DIGEST = "sha256:" + hashlib.sha256(IMAGE).hexdigest()
 @pytest.fixture
 def pair(postgres_url: str, tmp_path: Path) -> Iterator[tuple[Process, Process]]:
     """Two controllers of one authority, not running yet."""
-    one, two = Process(tmp_path / "one", postgres_url), Process(tmp_path / "two", postgres_url)
+    more = "[audit]\nevery_s = 1\n"
+    one, two = (Process(tmp_path / name, postgres_url, more=more) for name in ("one", "two"))
     one.init()
     two.init(of=one)
     yield one, two
@@ -59,7 +60,7 @@ async def have_host(client: Client, stack: AsyncExitStack, at: Process, number: 
 
 
 async def have_project(client: Client, at: Process) -> None:
-    await client.make(at.api, "/v1/projects", "shop")
+    await client.make(at.api, "/v1/projects", "shop", keep_deleted_s=0)
     await client.make(at.api, "/v1/sizes", "small", vcpus=1, memory_mib=256, disk_gib=1)
     await client.make(at.api, f"{P}/images", "disk", format="raw")
     status, body = await client.call(at.api, "PUT", f"{P}/images/disk/content", data=IMAGE)
@@ -77,7 +78,8 @@ async def running(client: Client, at: Process, name: str, limit_s: float = 20.0)
 
 
 def test_a_controller_with_another_authority_is_refused_with_the_way_out(postgres_url: str, tmp_path: Path) -> None:
-    one, two = Process(tmp_path / "one", postgres_url), Process(tmp_path / "two", postgres_url)
+    more = "[audit]\nevery_s = 1\n"
+    one, two = (Process(tmp_path / name, postgres_url, more=more) for name in ("one", "two"))
     one.init()
     refused = two.command("init")
     assert refused.returncode == 1
@@ -107,12 +109,19 @@ async def test_two_controllers_are_one_cloud(client: Client, pair: tuple[Process
             assert (status, why["steps"]) == (200, []), why
             status, audit = await client.call(at.api, "GET", "/v1/hosts/h1/audit")
             assert status == 200, audit
+            status, plan = await client.call(at.api, "POST", "/v1/hosts/h1/repair?dry_run=true")
+            assert status == 200, plan
             console = await client.console(at.api, f"{P}/vms/web/console")
             await console.send_bytes(b"hello")
             assert await console.receive_bytes(timeout=10) == b"hello"
             await console.close()
             status, _ = await client.call(at.api, "GET", f"{P}/vms/nothing/log")
             assert status == 404
+
+        async with asyncio.timeout(30):
+            for at in pair:
+                while not (await client.call(at.api, "GET", "/v1/audit"))[1]["hosts"][0]["at"]:  # noqa: ASYNC110 - an HTTP API
+                    await asyncio.sleep(0.2)
 
         for at in pair:
             path = at.state / "images" / DIGEST.removeprefix("sha256:")

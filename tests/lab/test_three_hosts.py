@@ -95,7 +95,7 @@ def test_machines_on_three_hosts_reach_each_other_and_nothing_is_flooded(cloud: 
 
 def test_two_projects_with_the_same_addresses_do_not_see_each_other(cloud: Cloud, trio: dict[str, str]) -> None:
     other = Cloud(cloud.lab, "other")
-    cloud.make("/v1/projects", "other", {})
+    cloud.make("/v1/projects", "other", {"keep_deleted_s": 0})
     cloud.make("/v1/projects/other/networks", NETWORK, {})
     names = ("twin-1", "twin-2", "twin-3", "twin-4")
     for number, name in enumerate(names):
