@@ -78,6 +78,8 @@ async def take_inventory(place: Place, vtep: str) -> Inventory:
     cpu = machine.cpu()
     kvm = Capability(name="kvm", works=place.virtualisation == "kvm", detail=_kvm_detail(place.virtualisation))
     direct_io = Capability(name="direct-io", works=place.direct_io, detail=f"O_DIRECT in {place.volumes}")
+    unshared = machine.cpu_sharing()
+    sharing = Capability(name="cpu-sharing", works=not unshared, detail=unshared or "CPU weights and caps")
     disk_gib, _ = machine.disk_gib(place.volumes)
     return Inventory(
         cpu_model=cpu.model,
@@ -86,7 +88,7 @@ async def take_inventory(place: Place, vtep: str) -> Inventory:
         memory_mib=machine.memory_mib(),
         disk_gib=disk_gib,
         nics=machine.nics(),
-        capabilities=tuple(sorted((kvm, direct_io, *tried), key=lambda capability: capability.name)),
+        capabilities=tuple(sorted((kvm, direct_io, sharing, *tried), key=lambda capability: capability.name)),
         virtualisation=place.virtualisation,
         kernel=machine.kernel(),
         boot_id=machine.boot_id(),

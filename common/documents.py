@@ -164,7 +164,7 @@ class DomainSeen(msgspec.Struct, frozen=True, kw_only=True, tag="domain", tag_fi
     memory_mib: Counted = 0
     """Likewise, as it was started."""
     balloon_mib: Counted = 0
-    """What its balloon leaves it of that."""
+    """What its balloon leaves it of that; 0: all."""
     note: str = ""
     """What is not in effect and why, for people."""
     first_boot: FirstBoot | None = None

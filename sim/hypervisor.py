@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from agent.drivers.hypervisor import NAMESPACE, Activity, Cause, ListedDomain, LiveDomain
+from agent.drivers.hypervisor import NAMESPACE, Activity, Cause, ListedDomain, LiveDomain, Sharing
 from common.clock import Clock
 from common.errors import NotFound, Temporary
 from common.ids import Id
@@ -45,6 +45,7 @@ class Run(msgspec.Struct, kw_only=True):
     memory_mib: int
     disks: tuple[str, ...]
     """As its guest has them open."""
+    sharing: Sharing = Sharing(weight=100, cap_percent=None)
     off_at: float | None = None
     """When the guest will have powered itself off."""
     deaf: bool = False
@@ -84,6 +85,8 @@ class Guests:
             started_at=run.started_at if run else 0,
             vcpus=run.vcpus if run else 0,
             memory_mib=run.memory_mib if run else 0,
+            balloon_mib=run.memory_mib if run else 0,
+            sharing=run.sharing if run else None,
         )
 
     def define(self, vm: Id, xml: str) -> None:

@@ -177,6 +177,10 @@ class SimDomains:
                 guests.logs.discard(f"{step.vm}.log")
                 self._machine.seeds.pop(step.vm, None)
                 self._starts.pop(step.vm, None)
+            case domain_plan.Share():
+                guests.runs[step.vm].sharing = step.sharing
+            case domain_plan.SetMemory():
+                raise AssertionError("no guest lends memory here")
             case domain_plan.Resume():
                 raise AssertionError("no guest is paused here")
 

@@ -20,6 +20,15 @@ Cause = Literal["", "guest", "host", "crashed", "destroyed", "unknown", "io-erro
 Why it is paused: `io-error`, `busy` (libvirt is at work: starting, saving, migrating) or `user`. Running: empty."""
 
 
+class Sharing(msgspec.Struct, frozen=True, kw_only=True):
+    """How a domain shares the host's CPUs."""
+
+    weight: int
+    """100 is a plain one's."""
+    cap_percent: int | None
+    """Of one hardware thread; None: no cap."""
+
+
 class LiveDomain(msgspec.Struct, frozen=True, kw_only=True):
     """One domain as libvirt has it now, with what Skerry wrote into its metadata element."""
 
@@ -37,6 +46,12 @@ class LiveDomain(msgspec.Struct, frozen=True, kw_only=True):
     """Of the present run; 0 where it is off."""
     memory_mib: int = 0
     """What the present run was started with; 0 where it is off."""
+    balloon_mib: int = 0
+    """What its balloon leaves it of that."""
+    sharing: Sharing | None = None
+    """None where it is off, or the host can't share out its CPUs."""
+    sharing_lacks: str = ""
+    """Why it can't."""
 
 
 class ListedDomain(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +112,18 @@ class Hypervisor(Protocol):
 
     async def stamp(self, vm: Id, metadata: str) -> None:
         """Replace the metadata element, of the live domain and of its definition."""
+        ...
+
+    async def share(self, vm: Id, sharing: Sharing) -> None:
+        """Have a running domain share the host's CPUs so."""
+        ...
+
+    async def set_memory(self, vm: Id, memory_mib: int) -> None:
+        """Ask a running domain's balloon to leave it so much. Returns at once; the guest takes its time."""
+        ...
+
+    async def unused_mib(self, vm: Id) -> int | None:
+        """Return the memory that a running guest could do without, None where it does not say."""
         ...
 
     async def grow_disk(self, vm: Id, path: str, size_bytes: int) -> None:

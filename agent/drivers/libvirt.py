@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import libvirt
 import structlog
 
-from agent.drivers.hypervisor import NAMESPACE, Activity, Cause, DomainUsage, ListedDomain, LiveDomain
+from agent.drivers.hypervisor import NAMESPACE, Activity, Cause, DomainUsage, ListedDomain, LiveDomain, Sharing
 from common import ids, names
 from common.errors import Invalid, NotFound, SkerryError, Temporary
 from common.ids import Id
@@ -241,7 +241,9 @@ class Libvirt:
         if cause == "guest" and vm in self._shut_by_host:
             cause = "host"
         written = _metadata(domain)
-        _, most_kib, _, vcpus, _ = domain.info() if activity != "off" else (0, 0, 0, 0, 0)
+        off = activity == "off"
+        _, most_kib, has_kib, vcpus, _ = (0, 0, 0, 0, 0) if off else domain.info()
+        sharing, lacks = (None, "") if off else _sharing(domain)
         return LiveDomain(
             vm=vm,
             activity=activity,
@@ -252,6 +254,9 @@ class Libvirt:
             started_at=self._started_at(vm) if activity != "off" else 0,
             vcpus=vcpus,
             memory_mib=most_kib // 1024,
+            balloon_mib=has_kib // 1024,
+            sharing=sharing,
+            sharing_lacks=lacks,
         )
 
     def _started_at(self, vm: Id) -> float:
@@ -406,6 +411,38 @@ class Libvirt:
 
         await self._on_domain(vm, stamp, "stamping")
 
+    async def share(self, vm: Id, sharing: Sharing) -> None:
+        """Have a running domain share the host's CPUs so."""
+        quota = _PERIOD_US * sharing.cap_percent // 100 if sharing.cap_percent else -1
+        values = {
+            libvirt.VIR_DOMAIN_SCHEDULER_CPU_SHARES: round(sharing.weight * _plain_shares() / 100),
+            libvirt.VIR_DOMAIN_SCHEDULER_GLOBAL_PERIOD: _PERIOD_US,
+            libvirt.VIR_DOMAIN_SCHEDULER_GLOBAL_QUOTA: quota,
+        }
+        await self._on_domain(
+            vm,
+            lambda domain: domain.setSchedulerParametersFlags(values, libvirt.VIR_DOMAIN_AFFECT_LIVE),
+            "sharing CPUs out to",
+        )
+
+    async def set_memory(self, vm: Id, memory_mib: int) -> None:
+        """Ask a running domain's balloon to leave it so much. Returns at once; the guest takes its time."""
+        await self._on_domain(
+            vm,
+            lambda domain: domain.setMemoryFlags(memory_mib * 1024, libvirt.VIR_DOMAIN_AFFECT_LIVE),
+            "moving the balloon of",
+        )
+
+    async def unused_mib(self, vm: Id) -> int | None:
+        """Return the memory that a running guest could do without, None where it does not say."""
+
+        def work(connection: Connection) -> int | None:
+            stats = connection.lookupByUUIDString(names.domain_uuid(vm)).memoryStats()
+            unused = stats.get("usable", stats.get("unused"))
+            return None if unused is None else int(unused) // 1024
+
+        return await self._look.call(work, f"asking {vm} for its memory", LOOK_TIMEOUT_S)
+
     async def grow_disk(self, vm: Id, path: str, size_bytes: int) -> None:
         """Tell a running domain that its disk at `path` has this size now."""
         await self._on_domain(
@@ -508,6 +545,34 @@ def _metadata(domain: Any) -> dict[str, str]:
             return {}
         raise
     return dict(ET.fromstring(text).attrib)  # noqa: S314 (libvirt's)
+
+
+_PERIOD_US = 100_000
+"""Of a CPU cap, the kernel's default."""
+
+
+def _plain_shares() -> int:
+    """Return the shares of a plain group: cgroup v2 counts weights of 100, v1 shares of 1024."""
+    return 100 if Path("/sys/fs/cgroup/cgroup.controllers").exists() else 1024
+
+
+def _sharing(domain: Any) -> tuple[Sharing | None, str]:
+    """Return how a running domain shares CPUs, or why it does not: libvirt has no hold on the kernel's groups here."""
+    try:
+        found = domain.schedulerParametersFlags(libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    except libvirt.libvirtError as err:
+        if err.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            raise
+        return None, str(err.get_error_message() or err)
+    period = found.get(libvirt.VIR_DOMAIN_SCHEDULER_GLOBAL_PERIOD, 0)
+    quota = found.get(libvirt.VIR_DOMAIN_SCHEDULER_GLOBAL_QUOTA, -1)
+    cap = round(100 * quota / period) if period > 0 and 0 < quota < _NO_QUOTA_US else None
+    weight = round(100 * found.get(libvirt.VIR_DOMAIN_SCHEDULER_CPU_SHARES, _plain_shares()) / _plain_shares())
+    return Sharing(weight=weight, cap_percent=cap), ""
+
+
+_NO_QUOTA_US = 1 << 40
+"""libvirt shows a quota beyond this where there is none (cgroup v2's `max`)."""
 
 
 def _number(attributes: dict[str, str], name: str) -> int | None:

@@ -51,6 +51,24 @@ def memory_mib() -> int:
     return int(psutil.virtual_memory().total) >> 20
 
 
+def available_mib() -> int:
+    """Return the memory that could be used without swapping."""
+    return int(psutil.virtual_memory().available) >> 20
+
+
+def cpu_sharing(groups: Path = Path("/sys/fs/cgroup")) -> str:
+    """Try whether the kernel's CPU groups can be made here; say why not, empty: they can."""
+    second = (groups / "cgroup.controllers").exists()
+    probe = (groups if second else groups / "cpu") / f"skerry-probe-{os.getpid()}"
+    try:
+        probe.mkdir()
+        made = (probe / ("cpu.weight" if second else "cpu.shares")).exists()
+        probe.rmdir()
+    except OSError as err:
+        return f"{probe.parent}: {err.strerror}"
+    return "" if made else f"{probe.parent} has no controller for CPUs"
+
+
 def disk_gib(directory: Path) -> tuple[int, float]:
     """Return size and use of the file system that holds a directory."""
     usage = psutil.disk_usage(str(directory))

@@ -6,11 +6,12 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
-from agent.drivers import files, nocloud
-from agent.drivers.hypervisor import Cause, Hypervisor, LiveDomain
+from agent.drivers import files, machine, nocloud
+from agent.drivers.hypervisor import Cause, Hypervisor, LiveDomain, Sharing
 from agent.drivers.images import ImageCache
 from agent.drivers.place import Place
 from agent.kinds import first_boot
+from agent.kinds.balloon import HostMemory
 from agent.kinds.domain_plan import (
     CRASH_WINDOW_S,
     BuildSeed,
@@ -21,6 +22,8 @@ from agent.kinds.domain_plan import (
     PressPowerButton,
     RemoveFiles,
     Resume,
+    SetMemory,
+    Share,
     Stamp,
     Start,
     Undefine,
@@ -32,6 +35,7 @@ from common import names
 from common.boots import FirstBoot
 from common.clock import Clock
 from common.documents import DomainDoc
+from common.errors import Temporary
 from common.faults import Faults
 from common.ids import Id
 from common.protocol import Found, HostEvent
@@ -46,6 +50,8 @@ _STEP_NAMES: dict[type, str] = {
     Stamp: "stamp",
     BuildSeed: "build-seed",
     RemoveFiles: "remove-files",
+    Share: "share",
+    SetMemory: "set-memory",
 }
 
 _ENDS: dict[Cause, str] = {
@@ -72,6 +78,11 @@ async def unwatched(_doc: DomainDoc, _domain: LiveDomain, _before: FirstBoot | N
     """Nobody looks at machines on their way up."""
 
 
+def host_memory() -> HostMemory:
+    """Return how much memory this host has, and has left."""
+    return HostMemory(total_mib=machine.memory_mib(), available_mib=machine.available_mib())
+
+
 class Domains:
     """The unit kind `domain`. `announce` is told when a machine is started again that had ended unasked.
 
@@ -91,13 +102,17 @@ class Domains:
         faults: Faults,
         link_exists: Callable[[str], bool] = link_exists,
         watch: Watch = unwatched,
+        host_memory: Callable[[], HostMemory] = host_memory,
     ) -> None:
         self._watch = watch
         self._place, self._images, self._hypervisor = place, images, hypervisor
         self._announce, self._clock, self._faults = announce, clock, faults
         self._link_exists = link_exists
+        self._host_memory = host_memory
         self._pressed: dict[Id, float] = {}
         self._starts: dict[Id, tuple[float, ...]] = {}
+        self._unshared: dict[Id, str] = {}
+        self._ballooned: dict[Id, float] = {}
 
     async def observe(self, wish: Wish) -> DomainView:
         """Look at the domain, and at what it needs: disks, bridges, kernel, NoCloud disk."""
@@ -106,10 +121,12 @@ class Domains:
         assert isinstance(doc, DomainDoc)
         domain = await self._hypervisor.look(doc.id)
         if domain is None or domain.activity == "off":
-            self._pressed.pop(doc.id, None)
+            for memory in (self._pressed, self._unshared, self._ballooned):
+                memory.pop(doc.id, None)
         sight = None
         if domain is not None and first_boot.is_watched(doc, domain, wish.marks, self._clock()):
             sight = await self._watch(doc, domain, first_boot.known(wish.marks))
+        lends = domain is not None and domain.activity == "running" and self._may_lend(doc, domain)
         paused = domain is not None and domain.activity == "paused"
         return DomainView(
             place=self._place,
@@ -124,7 +141,14 @@ class Domains:
             pressed_at=self._pressed.get(doc.id),
             starts=self._starts.get(doc.id, ()),
             first_boot=sight,
+            unshared=self._unshared.get(doc.id, ""),
+            host_memory=self._host_memory() if lends else None,
+            unused_mib=await self._hypervisor.unused_mib(doc.id) if lends else None,
+            ballooned_at=self._ballooned.get(doc.id),
         )
+
+    def _may_lend(self, doc: DomainDoc, domain: LiveDomain) -> bool:
+        return doc.memory_min_mib is not None or domain.balloon_mib < domain.memory_mib
 
     def plan(self, wish: Wish, seen: DomainView, now: float) -> Do[DomainStep] | Mark | Wait | Settled:
         """Decide the next step: see `agent.kinds.domain_plan`."""
@@ -155,7 +179,19 @@ class Domains:
             case RemoveFiles(vm=vm):
                 await asyncio.to_thread(self._remove_files, vm)
                 self._starts.pop(vm, None)
+            case Share(vm=vm, sharing=sharing):
+                await self._share(vm, sharing)
+            case SetMemory(vm=vm, memory_mib=memory_mib):
+                await self._hypervisor.set_memory(vm, memory_mib)
+                self._ballooned[vm] = self._clock()
         self._faults.reached(f"{point}.done")
+
+    async def _share(self, vm: Id, sharing: Sharing) -> None:
+        """Try. Where the host can't, the machine runs on without, and says so."""
+        try:
+            await self._hypervisor.share(vm, sharing)
+        except Temporary as err:
+            self._unshared[vm] = err.detail
 
     async def _start(self, vm: Id, revives: Cause) -> None:
         now = self._clock()

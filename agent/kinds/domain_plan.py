@@ -10,9 +10,10 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from agent.drivers.hypervisor import Cause, LiveDomain
+from agent.drivers.hypervisor import Cause, LiveDomain, Sharing
 from agent.drivers.place import BootFiles, Place
 from agent.kinds import first_boot
+from agent.kinds.balloon import AGAIN_S, GuestMemory, HostMemory, target_mib
 from agent.kinds.domain_xml import domain_xml, metadata_xml
 from agent.kinds.first_boot import Sight
 from agent.kinds.unit import Do, Mark, Settled, Wait, Wish
@@ -99,7 +100,33 @@ class RemoveFiles(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     vm: Id
 
 
-DomainStep = Define | Start | Resume | PressPowerButton | Destroy | Undefine | Stamp | BuildSeed | RemoveFiles
+class Share(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Have a running domain share the host's CPUs so."""
+
+    vm: Id
+    sharing: Sharing
+
+
+class SetMemory(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Ask a running domain's balloon to leave it so much."""
+
+    vm: Id
+    memory_mib: int
+
+
+DomainStep = (
+    Define
+    | Start
+    | Resume
+    | PressPowerButton
+    | Destroy
+    | Undefine
+    | Stamp
+    | BuildSeed
+    | RemoveFiles
+    | Share
+    | SetMemory
+)
 
 
 class DomainView(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +152,14 @@ class DomainView(msgspec.Struct, frozen=True, kw_only=True):
     """When this agent process started it, of late."""
     first_boot: Sight | None = None
     """Of a machine that comes up for the first time; None: it does not, or nobody watches."""
+    unshared: str = ""
+    """Why this agent process could not share CPUs out to the present run."""
+    host_memory: HostMemory | None = None
+    """Looked at only where the guest may lend memory, or does."""
+    unused_mib: int | None = None
+    """Likewise: what the guest could do without."""
+    ballooned_at: float | None = None
+    """When this agent process last moved its balloon."""
 
 
 Outcome = Do[DomainStep] | Mark | Wait | Settled
@@ -204,6 +239,11 @@ def _plan_active(turn: _Turn, domain: LiveDomain) -> Outcome:
         return _plan_paused(turn, domain)
     if doc.restart == "never" and turn.marks.get(STARTED) != turn.run:
         return Mark(name=STARTED, value=turn.run)
+    wanted = Sharing(weight=doc.cpu_weight, cap_percent=doc.cpu_cap_percent)
+    if domain.sharing is not None and domain.sharing != wanted and not turn.seen.unshared:
+        return Do(Share(vm=doc.id, sharing=wanted), "setting its share of the host's CPUs")
+    if (target := _balloon(turn, domain)) is not None:
+        return Do(SetMemory(vm=doc.id, memory_mib=target), f"having its balloon leave it {target} MiB")
     return _follow_first_boot(turn, domain)
 
 
@@ -222,6 +262,22 @@ def _follow_first_boot(turn: _Turn, domain: LiveDomain) -> Outcome:
         return Settled(reports=(report,))
     pause = first_boot.pause_s(domain.started_at, turn.now)
     return Wait(message="it comes up for the first time", seconds=pause, reports=(report,))
+
+
+def _balloon(turn: _Turn, domain: LiveDomain) -> int | None:
+    seen, least = turn.seen, turn.doc.memory_min_mib
+    if seen.host_memory is None or (seen.ballooned_at is not None and turn.now < seen.ballooned_at + AGAIN_S):
+        return None
+    guest = GuestMemory(full_mib=domain.memory_mib, has_mib=domain.balloon_mib, unused_mib=seen.unused_mib)
+    return target_mib(least, guest, seen.host_memory)
+
+
+def _note(turn: _Turn, domain: LiveDomain) -> str:
+    """Say what of the wish is not in effect on this host."""
+    lacks = turn.seen.unshared or domain.sharing_lacks
+    if not lacks or (turn.doc.cpu_weight == 100 and turn.doc.cpu_cap_percent is None):
+        return ""
+    return f"its CPU weight and cap have no effect, since its host can't share out CPUs: {lacks}"
 
 
 def _plan_paused(turn: _Turn, domain: LiveDomain) -> Outcome:
@@ -360,6 +416,8 @@ def _on_report(
         vcpus=domain.vcpus,
         memory_mib=domain.memory_mib,
         first_boot=boot or _settled_boot(turn),
+        balloon_mib=domain.balloon_mib if domain.balloon_mib < domain.memory_mib else 0,
+        note=_note(turn, domain),
     )
     revision = turn.item.revision
     return Report(key=key_of(turn.doc), revision=revision, done=done, message=message, problem=problem, seen=seen)

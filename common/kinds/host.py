@@ -42,6 +42,13 @@ class HostStatus(Status, frozen=True):
     """The rack's name."""
     zone: str = ""
     """The name of its zone, which is its rack's where it stands in one."""
+    sells_vcpus: int = 0
+    """What it may sell in all: what it has, times its overcommit ratio."""
+    sold_vcpus: int = 0
+    sells_memory_mib: int = 0
+    sold_memory_mib: int = 0
+    sells_disk_gib: int = 0
+    sold_disk_gib: int = 0
     vms: int = 0
     last_seen_at: float = 0
 

@@ -92,6 +92,26 @@ class VmSpec(Spec, frozen=True):
         ServerSet(),
         msgspec.Meta(description="when it was deleted: until when it can be restored, epoch seconds; 0: not deleted"),
     ] = 0
+    cpu_weight: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1,
+            le=10000,
+            description="its share of the host's CPUs where machines compete for them: 50 gets half of what 100 gets "
+            "(more than 100: operators only)",
+        ),
+    ] = 100
+    cpu_cap_percent: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=25600)] | None,
+        msgspec.Meta(description="the most CPU it may use, percent of one hardware thread; none: no cap"),
+    ] = None
+    memory_min_mib: Annotated[
+        MemoryMib | None,
+        msgspec.Meta(
+            description="memory that it keeps while its host is short of it, MiB: what it does not use above that is "
+            "lent; none: all of it"
+        ),
+    ] = None
     power: Annotated[
         Literal["running", "stopped"],
         ServerSet(),
@@ -173,6 +193,8 @@ class VmStatus(Status, frozen=True):
     """Of its root disk."""
     first_boot: FirstBoot | None = None
     """How it came up for the first time; None: its host has not said."""
+    balloon_mib: int = 0
+    """Memory that it has while it lends some to its host; 0: all."""
 
 
 def _start(spec: VmSpec, _: Nothing) -> VmSpec:

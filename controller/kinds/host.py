@@ -122,6 +122,7 @@ def _status(row: AnyResource, seen: WorkingSet, host: HostId, now: float) -> Hos
             disk_gib=inventory.disk_gib,
             virtualisation=inventory.virtualisation,
         )
+    status = _with_books(status, seen, host)
     if view.connected:
         state = "ready" if row.spec.schedulable else "cordoned"
         return msgspec.structs.replace(status, state=state, last_seen_at=view.since)
@@ -132,3 +133,27 @@ def _status(row: AnyResource, seen: WorkingSet, host: HostId, now: float) -> Hos
         )
         return msgspec.structs.replace(status, state="expected", message=message)
     return msgspec.structs.replace(status, state="unreachable", message=silence(seen, host))
+
+
+def _with_books(status: HostStatus, seen: WorkingSet, host: HostId) -> HostStatus:
+    """Show what it may sell and has sold. Where that is more, a ratio was lowered: what is sold stays sold."""
+    sells, sold = seen.capacity(host), seen.used(host)
+    if sells is None:
+        return status
+    pairs = (
+        ("vCPUs", sells.vcpus, sold.vcpus),
+        ("MiB of memory", sells.memory_mib, sold.memory_mib),
+        ("GiB of disk", sells.disk_gib, sold.disk_gib),
+    )
+    over = [f"{has_sold} of {may_sell} {unit}" for unit, may_sell, has_sold in pairs if has_sold > may_sell]
+    message = f"has sold {' and '.join(over)}: its machines run on, new ones go elsewhere" if over else ""
+    return msgspec.structs.replace(
+        status,
+        message=message,
+        sells_vcpus=sells.vcpus,
+        sold_vcpus=sold.vcpus,
+        sells_memory_mib=sells.memory_mib,
+        sold_memory_mib=sold.memory_mib,
+        sells_disk_gib=sells.disk_gib,
+        sold_disk_gib=sold.disk_gib,
+    )

@@ -55,6 +55,8 @@ def admit_shape(vm: AnyResource, seen: WorkingSet) -> None:
     if size is None:
         return
     for bound in _bounds(vm.spec, size.spec):
+        if bound.field == "memory_mib":
+            _admit_least(vm, bound)
         if bound.asked is None:
             continue
         if bound.most is None:
@@ -66,6 +68,16 @@ def admit_shape(vm: AnyResource, seen: WorkingSet) -> None:
             below, above = bound.asked - over, bound.asked - over + bound.step
             fix = f"ask for {below}" + (f" or {above}" if above <= bound.most else "")
             raise _outside(vm, bound, f"size {size.name} has {bound.words}", fix)
+
+
+def _admit_least(vm: AnyResource, memory: _Bound) -> None:
+    least, has = vm.spec.memory_min_mib, memory.least if memory.asked is None else memory.asked
+    if least is not None and least > has:
+        raise Invalid(
+            f"vm {vm.name} is to keep {least} MiB of memory at least, and has {has}",
+            fix=f"set memory_min_mib to {has} or less, or to none: it keeps all",
+            errors=(FieldError(field="spec.memory_min_mib", message=f"must be ≤ {has}"),),
+        )
 
 
 def _bounds(vm: VmSpec, size: SizeSpec) -> Iterator[_Bound]:

@@ -46,6 +46,8 @@ def admit(row: AnyResource, was: AnyResource | None, seen: WorkingSet, caller: C
     admit_shape(row, seen)
     if len(set(spec.groups)) != len(spec.groups):
         raise Invalid(f"vm {row.name}: a group is named twice", fix="name each group once")
+    if spec.cpu_weight > 100 and (was is None or was.spec.cpu_weight != spec.cpu_weight):
+        require_operator(caller, f"a CPU weight above 100 for vm {row.name}")
     spec = _given_time(_kept(row, was, seen), row, was, seen)
     row = msgspec.structs.replace(row, spec=spec)
     admit_growth(row, was, seen)
@@ -207,6 +209,9 @@ def _domain(row: AnyResource, seen: WorkingSet, shape: Shape, placement: Placeme
         restart=spec.restart,
         stop_grace_s=spec.stop_grace_s if disks.root in disks.here else 0,
         nocloud=spec.nocloud,
+        cpu_weight=spec.cpu_weight,
+        cpu_cap_percent=spec.cpu_cap_percent,
+        memory_min_mib=spec.memory_min_mib,
         metadata=GuestMetadata(
             instance_id=row.id,
             hostname=row.name,
@@ -279,6 +284,8 @@ def _remarks(row: AnyResource, seen: WorkingSet, domain: DomainSeen) -> Iterator
     if row.spec.rescue and disks_of(row, seen).boots_rescue:
         image = seen.name_of(row.spec.rescue)
         yield f"in rescue: it boots from image {image}, its own disk is the second: skerry vm unrescue {row.name}"
+    if domain.balloon_mib:
+        yield f"it lends memory to its host, which is short of it: it has {domain.balloon_mib} MiB just now"
     if domain.note:
         yield domain.note
 
@@ -297,6 +304,7 @@ def _status(row: AnyResource, seen: WorkingSet, state: str, message: str, report
         memory_mib=domain.memory_mib if domain else row.status.memory_mib,
         disk_gib=held_gib(row, seen),
         first_boot=domain.first_boot if domain else row.status.first_boot,
+        balloon_mib=domain.balloon_mib if domain else 0,
     )
 
 

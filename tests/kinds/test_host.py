@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from common.errors import Conflict
 from common.ids import HostId, Id
-from common.kinds.host import HostSpec
+from common.kinds.host import HostSpec, HostStatus
 from common.secret import digest_of
 from controller.kinds import admission
 from controller.kinds.host import JOIN_TOKEN_S, capacity_of
@@ -151,3 +151,36 @@ def test_what_it_sells_is_never_negative_and_never_more_than_the_ratio(
     sells = capacity_of(HostId(Id("host-0")), spec, has)
     assert 0 <= sells.vcpus <= threads * spec.cpu_overcommit
     assert 0 <= sells.memory_mib <= max(0, memory - spec.reserved_memory_mib) * spec.memory_overcommit
+
+
+# --- its ratios, changed while it sells ---------------------------------------------------------------------------
+
+
+async def test_a_ratio_takes_effect_at_once_and_is_shown_with_what_is_sold(bench: Bench) -> None:
+    host = await bench.connected_host("h1")
+    row = bench.named("host", "h1", "")
+    await bench.rest(row)
+    await bench.write(take(host, "vm-1", vcpus=12, memory_mib=4096))
+    done = await bench.rest(row)
+    assert isinstance(done, Done)
+    status = done.status
+    assert isinstance(status, HostStatus)
+    assert (status.sells_vcpus, status.sold_vcpus, status.sells_memory_mib, status.message) == (16, 12, 8192, "")
+    await bench.change(row, cpu_overcommit=8.0, memory_overcommit=1.5)
+    step = await bench.step(row)
+    assert isinstance(step, Do)
+    done = await bench.rest(row)
+    assert isinstance(done, Done)
+    assert (done.status.sells_vcpus, done.status.sells_memory_mib) == (32, 12288)  # type: ignore[attr-defined]
+
+
+async def test_what_is_sold_stays_sold_where_a_ratio_is_lowered_and_that_is_said(bench: Bench) -> None:
+    host = await bench.connected_host("h1")
+    row = bench.named("host", "h1", "")
+    await bench.rest(row)
+    await bench.write(take(host, "vm-1", vcpus=12, memory_mib=4096))
+    await bench.change(row, cpu_overcommit=2.0)
+    done = await bench.rest(row)
+    assert isinstance(done, Done)
+    assert done.status.state == "ready"
+    assert done.status.message == "has sold 12 of 8 vCPUs: its machines run on, new ones go elsewhere"

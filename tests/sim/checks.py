@@ -125,7 +125,11 @@ def _vm_is_as_it_says(cloud: Cloud, vm: Id) -> None:
     assert placement.disk_gib == sum(child.spec.size_gib for child in cloud.seen.children(vm)), f"{row.name}'s disks"
     if runs:
         stamp = node.machine.guests.runs[vm].stamp
-        assert stamp.boot_generation == row.spec.boot_generation, f"{row.name} was not rebooted: {stamp}, {row.spec}"
+        rescue_waits = row.spec.rescue is not None and row.status.why is not None
+        booted = stamp.boot_generation == row.spec.boot_generation
+        assert booted or rescue_waits, f"{row.name} was not rebooted: {stamp}, {row.spec}"
+        sharing = node.machine.guests.runs[vm].sharing
+        assert (sharing.weight, sharing.cap_percent) == (row.spec.cpu_weight, row.spec.cpu_cap_percent)
 
 
 def empty(cloud: Cloud) -> None:

@@ -181,6 +181,18 @@ class Life:
             )
         )
 
+    @act(
+        number=NUMBERS,
+        verb=["rebuild", "rescue", "rescue", "unrescue"],
+    )
+    def alter_vm(self, number: int, verb: str) -> None:
+        self._ask(lambda: self.cloud.verb(self._vm(number).project, self._vm(number).name, verb))
+
+    @act(number=NUMBERS, weight=[50, 100, 200], cap=[None, 150])
+    def share_out(self, number: int, weight: int, cap: int | None) -> None:
+        share = {"cpu_weight": weight, "cpu_cap_percent": cap}
+        self._ask(lambda: self.cloud.change("vm", self._vm(number).project, self._vm(number).name, **share))
+
     @act(number=NUMBERS, text=["", "#!/bin/sh"])
     def change_vm(self, number: int, text: str) -> None:
         self._ask(lambda: self.cloud.change("vm", self._vm(number).project, self._vm(number).name, user_data=text))

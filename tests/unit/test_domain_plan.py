@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.drivers.hypervisor import LiveDomain
+from agent.drivers.hypervisor import LiveDomain, Sharing
 from agent.drivers.place import BootFiles, Place
+from agent.kinds.balloon import AGAIN_S, HostMemory
 from agent.kinds.domain_plan import (
     BuildSeed,
     Define,
@@ -17,6 +18,8 @@ from agent.kinds.domain_plan import (
     PressPowerButton,
     RemoveFiles,
     Resume,
+    SetMemory,
+    Share,
     Stamp,
     Start,
     Undefine,
@@ -330,3 +333,64 @@ def test_nothing_is_undefined_or_removed_without_a_tombstone() -> None:
                     if isinstance(outcome, Do):
                         assert not getattr(outcome.step, "destroys", False)
                         assert not isinstance(outcome.step, Destroy)
+
+
+# --- changed while it is there ------------------------------------------------------------------------------------
+
+
+def test_another_shape_leaves_a_running_machine_alone_and_says_what_it_runs_with() -> None:
+    before, wanted = doc(), doc(vcpus=4, memory_mib=1024)
+    seen = settled(plan(wish(wanted), view(live(before, vcpus=1, memory_mib=256)), NOW))
+    assert (seen.state, seen.vcpus, seen.memory_mib) == ("running", 1, 256)
+    assert isinstance(step_of(plan(wish(wanted), view(live(before, "off", "crashed")), NOW)), Define)
+
+
+def test_a_machine_without_disks_is_cut_off_and_defined_without_them() -> None:
+    before = doc()
+    wanted = doc(volumes=(), kernel=None, power="stopped", stop_grace_s=0, boot_generation=2)
+    assert step_of(plan(wish(wanted), view(live(before)), NOW)) == Destroy(vm=VM)
+    step = step_of(plan(wish(wanted), view(live(before, "off", "destroyed"), boot=None), NOW))
+    assert isinstance(step, Define)
+    assert "<disk" not in step.xml
+
+
+def test_a_machine_that_waits_for_a_disk_lets_go_of_those_it_is_to_lose() -> None:
+    before, missing = doc(), Id("vol-zzzzzzzzzzzz")
+    wanted = doc(volumes=(missing,), boot_generation=2)
+    step = step_of(plan(wish(wanted), view(live(before, "off", "guest"), missing_volumes=(missing,)), NOW))
+    assert isinstance(step, Define)
+    waits = plan(wish(wanted), view(live(wanted, "off", "unknown"), missing_volumes=(missing,)), NOW)
+    assert isinstance(waits, Wait)
+    assert waits.message == f"waiting for volume {missing} on this host"
+
+
+PLAIN = Sharing(weight=100, cap_percent=None)
+
+
+def test_weight_and_cap_are_set_while_it_runs() -> None:
+    wanted = doc(cpu_weight=50, cpu_cap_percent=150)
+    sharing = Sharing(weight=50, cap_percent=150)
+    assert step_of(plan(wish(wanted), view(live(wanted, sharing=PLAIN)), NOW)) == Share(vm=VM, sharing=sharing)
+    assert settled(plan(wish(wanted), view(live(wanted, sharing=sharing)), NOW)).note == ""
+
+
+def test_a_host_that_can_not_share_out_cpus_says_so_where_it_matters() -> None:
+    lacking = {"sharing": None, "sharing_lacks": "no cgroup"}
+    note = settled(plan(wish(doc(cpu_weight=50)), view(live(doc(), **lacking)), NOW)).note
+    assert note == "its CPU weight and cap have no effect, since its host can't share out CPUs: no cgroup"
+    assert settled(plan(wish(doc()), view(live(doc(), **lacking)), NOW)).note == ""
+    tried = plan(wish(doc(cpu_weight=50)), view(live(doc(), sharing=PLAIN), unshared="not permitted"), NOW)
+    assert settled(tried).note.endswith(": not permitted")
+
+
+def test_its_balloon_is_moved_now_and_then_while_the_host_is_short() -> None:
+    wanted = doc(memory_mib=1024, memory_min_mib=512)
+    short = HostMemory(total_mib=1000, available_mib=50)
+    runs = live(wanted, memory_mib=1024, balloon_mib=1024)
+    seen = view(runs, host_memory=short, unused_mib=600)
+    assert step_of(plan(wish(wanted), seen, NOW)) == SetMemory(vm=VM, memory_mib=526)
+    moved = msgspec.structs.replace(seen, ballooned_at=NOW)
+    assert settled(plan(wish(wanted), moved, NOW + 1)).balloon_mib == 0
+    assert isinstance(step_of(plan(wish(wanted), moved, NOW + AGAIN_S)), SetMemory)
+    lent = settled(plan(wish(wanted), view(live(wanted, memory_mib=1024, balloon_mib=526)), NOW))
+    assert lent.balloon_mib == 526
