@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import functools
 import queue
-import shutil
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 import libvirt
 import structlog
 
+from agent.drivers import figures, runs
 from agent.drivers.hypervisor import NAMESPACE, Activity, Cause, DomainUsage, ListedDomain, LiveDomain, Sharing
 from common import ids, names
 from common.errors import Invalid, NotFound, SkerryError, Temporary
@@ -176,14 +176,6 @@ def _finish(done: "asyncio.Future[Any]", result: Any, error: BaseException | Non
         done.set_exception(error)
 
 
-RUN_DIR = Path("/run/libvirt/qemu")
-"""Where libvirtd keeps QEMU's pid files: compiled in, and in nobody's configuration."""
-
-LIB_DIR = Path("/var/lib/libvirt/qemu")
-"""Where libvirtd keeps each run's sockets and secrets, compiled in likewise. It removes them when the run ends, but
-those of a run that a power cut ended stay for ever."""
-
-
 class Libvirt:
     """The hypervisor of this host (see `agent.drivers.hypervisor.Hypervisor` for what each verb promises).
 
@@ -195,8 +187,8 @@ class Libvirt:
         self,
         uri: str,
         *,
-        run_dir: Path = RUN_DIR,
-        lib_dir: Path = LIB_DIR,
+        run_dir: Path = runs.RUN_DIR,
+        lib_dir: Path = runs.LIB_DIR,
         on_event: Callable[[Id], None],
         on_connected: Callable[[], None],
         actors: int = 4,
@@ -251,20 +243,13 @@ class Libvirt:
             start_generation=_number(written, "start_generation"),
             boot_generation=_number(written, "boot_generation"),
             shape=written.get("shape", ""),
-            started_at=self._started_at(vm) if activity != "off" else 0,
+            started_at=runs.started_at(self._run_dir, vm) if activity != "off" else 0,
             vcpus=vcpus,
             memory_mib=most_kib // 1024,
             balloon_mib=has_kib // 1024,
             sharing=sharing,
             sharing_lacks=lacks,
         )
-
-    def _started_at(self, vm: Id) -> float:
-        """Return when QEMU's pid file was written: libvirt itself does not tell when a domain was started."""
-        try:
-            return (self._run_dir / f"{names.domain_name(vm)}.pid").stat().st_mtime
-        except OSError:
-            return 0
 
     async def list_domains(self) -> tuple[ListedDomain, ...]:
         """Return every domain there is."""
@@ -299,7 +284,9 @@ class Libvirt:
         which = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
 
         def work(connection: Connection) -> tuple[DomainUsage, ...]:
-            return tuple(_usage(domain.name(), stats) for domain, stats in connection.getAllDomainStats(wanted, which))
+            return tuple(
+                figures.usage(domain.name(), stats) for domain, stats in connection.getAllDomainStats(wanted, which)
+            )
 
         return await self._look.call(work, "reading all domains' counters", LOOK_TIMEOUT_S)
 
@@ -379,7 +366,7 @@ class Libvirt:
         """Have libvirt forget an inactive domain, with its NVRAM, managed save, snapshots' metadata and dead runs."""
 
         def undefine(domain: Any) -> None:
-            self._remove_dead_runs(vm)
+            runs.remove_dead(self._lib_dir, vm)
             domain.undefineFlags(
                 libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
                 | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
@@ -390,12 +377,6 @@ class Libvirt:
         with contextlib.suppress(NotFound):
             await self._on_domain(vm, undefine, "removing")
         self._shut_by_host.discard(vm)
-
-    def _remove_dead_runs(self, vm: Id) -> None:
-        """Remove what libvirtd left of runs that it did not see end: `domain-<run>-<name>`, here and for channels."""
-        for folder in (self._lib_dir, self._lib_dir / "channel" / "target"):
-            for dead in folder.glob(f"domain-*-{names.domain_name(vm)}"):
-                shutil.rmtree(dead, ignore_errors=True)
 
     async def stamp(self, vm: Id, metadata: str) -> None:
         """Replace the metadata element, of the live domain and of its definition."""
@@ -413,12 +394,7 @@ class Libvirt:
 
     async def share(self, vm: Id, sharing: Sharing) -> None:
         """Have a running domain share the host's CPUs so."""
-        quota = _PERIOD_US * sharing.cap_percent // 100 if sharing.cap_percent else -1
-        values = {
-            libvirt.VIR_DOMAIN_SCHEDULER_CPU_SHARES: round(sharing.weight * _plain_shares() / 100),
-            libvirt.VIR_DOMAIN_SCHEDULER_GLOBAL_PERIOD: _PERIOD_US,
-            libvirt.VIR_DOMAIN_SCHEDULER_GLOBAL_QUOTA: quota,
-        }
+        values = figures.scheduler(sharing)
         await self._on_domain(
             vm,
             lambda domain: domain.setSchedulerParametersFlags(values, libvirt.VIR_DOMAIN_AFFECT_LIVE),
@@ -547,32 +523,14 @@ def _metadata(domain: Any) -> dict[str, str]:
     return dict(ET.fromstring(text).attrib)  # noqa: S314 (libvirt's)
 
 
-_PERIOD_US = 100_000
-"""Of a CPU cap, the kernel's default."""
-
-
-def _plain_shares() -> int:
-    """Return the shares of a plain group: cgroup v2 counts weights of 100, v1 shares of 1024."""
-    return 100 if Path("/sys/fs/cgroup/cgroup.controllers").exists() else 1024
-
-
 def _sharing(domain: Any) -> tuple[Sharing | None, str]:
     """Return how a running domain shares CPUs, or why it does not: libvirt has no hold on the kernel's groups here."""
     try:
-        found = domain.schedulerParametersFlags(libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        return figures.sharing(domain.schedulerParametersFlags(libvirt.VIR_DOMAIN_AFFECT_LIVE)), ""
     except libvirt.libvirtError as err:
         if err.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             raise
         return None, str(err.get_error_message() or err)
-    period = found.get(libvirt.VIR_DOMAIN_SCHEDULER_GLOBAL_PERIOD, 0)
-    quota = found.get(libvirt.VIR_DOMAIN_SCHEDULER_GLOBAL_QUOTA, -1)
-    cap = round(100 * quota / period) if period > 0 and 0 < quota < _NO_QUOTA_US else None
-    weight = round(100 * found.get(libvirt.VIR_DOMAIN_SCHEDULER_CPU_SHARES, _plain_shares()) / _plain_shares())
-    return Sharing(weight=weight, cap_percent=cap), ""
-
-
-_NO_QUOTA_US = 1 << 40
-"""libvirt shows a quota beyond this where there is none (cgroup v2's `max`)."""
 
 
 def _number(attributes: dict[str, str], name: str) -> int | None:
@@ -582,23 +540,3 @@ def _number(attributes: dict[str, str], name: str) -> int | None:
 
 def _listed(domain: Any) -> ListedDomain:
     return ListedDomain(name=domain.name(), owner=_metadata(domain).get("owner", ""), active=bool(domain.isActive()))
-
-
-def _usage(name: str, stats: dict[str, Any]) -> DomainUsage:
-    """Add up one domain's counters (see virConnectGetAllDomainStats for the names)."""
-
-    def summed(group: str, counter: str) -> int:
-        return sum(int(stats.get(f"{group}.{i}.{counter}", 0)) for i in range(int(stats.get(f"{group}.count", 0))))
-
-    inside = stats.get("balloon.available")
-    free = stats.get("balloon.usable", stats.get("balloon.unused"))
-    used_kib = inside - free if inside is not None and free is not None else stats.get("balloon.rss", 0)
-    return DomainUsage(
-        name=name,
-        cpu_ns=int(stats.get("cpu.time", 0)),
-        memory_used_mib=int(used_kib) // 1024,
-        disk_read_bytes=summed("block", "rd.bytes"),
-        disk_write_bytes=summed("block", "wr.bytes"),
-        net_rx_bytes=summed("net", "rx.bytes"),
-        net_tx_bytes=summed("net", "tx.bytes"),
-    )

@@ -266,7 +266,8 @@ def _follow_first_boot(turn: _Turn, domain: LiveDomain) -> Outcome:
 
 def _balloon(turn: _Turn, domain: LiveDomain) -> int | None:
     seen, least = turn.seen, turn.doc.memory_min_mib
-    if seen.host_memory is None or (seen.ballooned_at is not None and turn.now < seen.ballooned_at + AGAIN_S):
+    just_now = seen.ballooned_at is not None and seen.ballooned_at <= turn.now < seen.ballooned_at + AGAIN_S
+    if seen.host_memory is None or just_now:
         return None
     guest = GuestMemory(full_mib=domain.memory_mib, has_mib=domain.balloon_mib, unused_mib=seen.unused_mib)
     return target_mib(least, guest, seen.host_memory)
