@@ -140,13 +140,15 @@ async def _take_all(history: History, clock: Clock, told: list[tuple[float, Host
     """Return the CPU seconds that taking took, and those of what is done every few seconds beside it."""
     taking = keeping = 0.0
     ticked = 0.0
-    placed: dict[HostId, set[Id]] = {}
+    placed: dict[HostId, list[Id]] = {}
     for at, host, frame in told:
         clock.now = at
         began = time.process_time()
         message = _up.decode(frame)
         assert isinstance(message, Metrics)
-        own = placed.setdefault(host, {guest.vm for guest in message.guests})
+        if host not in placed:
+            placed[host] = [Id(str(guest.vm)) for guest in message.guests]
+        own = {one for one in placed[host] if one.startswith("vm-")}
         if not all(guest.vm in own for guest in message.guests):
             raise RuntimeError("a frame of another host")
         if history.take(host, message).refused:

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -122,6 +123,18 @@ async def test_two_controllers_are_one_cloud(client: Client, pair: tuple[Process
             for at in pair:
                 while not (await client.call(at.api, "GET", "/v1/audit"))[1]["hosts"][0]["at"]:  # noqa: ASYNC110 - an HTTP API
                     await asyncio.sleep(0.2)
+
+        def known(_status: int, history: Any) -> bool:
+            return any(value is not None for value in history["series"][0]["values"])
+
+        for at in pair:  # each keeps the figures of its own hosts, and asks the other for the rest
+            _, found = await client.until(at.api, f"{P}/vms/web/metrics?metric=memory&from=-1m&step=5", known)
+            assert found["missing"] == []
+            await client.until(at.api, "/v1/hosts/h1/metrics?metric=load&from=-1m", known)
+            for of, name in (("vms", "web"), ("hosts", "h1")):
+                _, top = await client.call(at.api, "GET", f"/v1/top?of={of}")
+                assert [one["name"] for one in top["items"]] == [name]
+                assert top["items"][0]["memory_mib"] > 0
 
         for at in pair:
             path = at.state / "images" / DIGEST.removeprefix("sha256:")
