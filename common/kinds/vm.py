@@ -91,7 +91,7 @@ class VmSpec(Spec, frozen=True):
         float,
         ServerSet(),
         msgspec.Meta(description="when it was deleted: until when it can be restored, epoch seconds; 0: not deleted"),
-    ] = 0
+    ] = 0.0
     cpu_weight: Annotated[
         int,
         msgspec.Meta(
@@ -247,7 +247,7 @@ def _unrescue(spec: VmSpec, _: Nothing) -> VmSpec:
 
 def _restore(spec: VmSpec, _: Nothing) -> VmSpec:
     """A host starts what is off for a new run only."""
-    return msgspec.structs.replace(spec, kept_until=0, start_generation=spec.start_generation + 1)
+    return msgspec.structs.replace(spec, kept_until=0.0, start_generation=spec.start_generation + 1)
 
 
 VM = Kind(
