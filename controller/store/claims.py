@@ -2,7 +2,7 @@
 
 from ipaddress import IPv4Network
 
-from sqlalchemy import bindparam, delete, exists, func, insert, select, text, update
+from sqlalchemy import ColumnElement, bindparam, delete, exists, func, insert, select, text, update
 
 from common.errors import Conflict, NoCapacity
 from common.ids import HostId, Id
@@ -107,7 +107,9 @@ def resize_placement(tx: Tx, wanted: Placement) -> None:
     if not any(more.values()):
         return
     used = {name: c[f"{name}_used"] + amount for name, amount in more.items()}
-    room = [used[name] <= c[name] for name, amount in more.items() if amount > 0]
+    room: list[ColumnElement[bool]] = [used[name] <= c[name] for name, amount in more.items() if amount > 0]
+    if room:
+        room.append(exists().where(_r.id == c.host, _r.deleted_at.is_(None)))
     sale = update(tables.capacity).where(c.host == wanted.host, *room)
     sold = tx.run(sale.values(**{f"{name}_used": value for name, value in used.items()})).rowcount
     if room and not sold:

@@ -81,6 +81,60 @@ def test_a_machine_s_whole_life(cloud: Cloud) -> None:
     assert strangers(host, cloud.ids()) == []
 
 
+@pytest.mark.timeout(480)  # five boots
+def test_a_machine_is_resized_rebuilt_and_rescued(cloud: Cloud) -> None:
+    lab = cloud.lab
+    bounds = {"vcpus_max": 4, "memory_mib_max": 1024, "memory_mib_step": 64, "disk_gib_max": 4}
+    cloud.make("/v1/sizes", "flexible", {"vcpus": 1, "memory_mib": 256, "disk_gib": 1, **bounds})
+    with pytest.raises(CommandFailed, match="size flexible has 1 to 4 vCPUs"):
+        lab.cli("vm", "create", "shape", "--image", IMAGE, "--size", "flexible", "--vcpus", "5")
+    lab.cli("vm", "create", "shape", "--image", IMAGE, "--size", SIZE, "--wait")
+    cloud.until_up("shape")
+    address = cloud.address("shape")
+
+    lab.cli(
+        "vm",
+        "resize",
+        "shape",
+        "--size",
+        "flexible",
+        "--vcpus",
+        "2",
+        "--memory-mib",
+        "320",
+        "--disk-gib",
+        "2",
+        "--wait",
+    )
+    row = next(line for line in lab.cli("vm", "list").splitlines() if line.startswith("shape "))
+    assert "its resize to 2 vCPUs and 320 MiB of memory waits for a restart: skerry vm reboot shape" in row
+    lab.cli("vm", "reboot", "shape", "--wait")
+    cloud.until_up("shape", boots=2)
+    with console(lab, "shape") as shell:
+        assert shell.must("nproc").strip() == "2"
+        assert int(shell.must("cat /sys/block/vda/size")) == 2 << 21
+        shell.must("echo mine >/dev/vda; sync")
+
+    lab.cli("vm", "rescue", "shape", "--image", IMAGE, "--wait")
+    cloud.until_up("shape", boots=3)
+    with console(lab, "shape") as shell:
+        assert shell.must("head -c4 /dev/vdb").strip() == "mine"
+    assert "in rescue: it boots from image" in lab.cli("vm", "list")
+    lab.cli("vm", "unrescue", "shape", "--wait")
+    cloud.until_up("shape", boots=4)
+    with console(lab, "shape") as shell:
+        assert shell.must("head -c4 /dev/vda").strip() == "mine"
+
+    lab.cli("vm", "rebuild", "shape", "--wait")
+    cloud.until_up("shape", boots=5)
+    with console(lab, "shape") as shell:
+        assert "mine" not in shell.must("head -c4 /dev/vda")
+    assert cloud.address("shape") == address
+    assert len(cloud.must("GET", f"{cloud.vms.rpartition('/')[0]}/volumes")["items"]) == 1
+    assert "differences: 0" in lab.cli("audit", "host", "h1")
+    cloud.delete_vms("shape")
+
+
 def test_a_machine_that_fits_nowhere_is_told_what_each_constraint_cost(cloud: Cloud) -> None:
     lab = cloud.lab
     cloud.make("/v1/sizes", "giant", {"vcpus": 200, "memory_mib": 1 << 20, "disk_gib": 1})
