@@ -5,7 +5,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -88,10 +88,18 @@ class Fleet:
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
         """Have all agents work and dial, until the block is left."""
-        async with AsyncExitStack() as stack:
-            for agent in self.agents:
-                await stack.enter_async_context(agent.up())
-            yield
+
+        async def stay(agent: SimulatedAgent) -> None:
+            async with agent.up():
+                await asyncio.Event().wait()
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(stay(agent)) for agent in self.agents]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
 
     async def all_ready(self, *, limit_s: float = 120.0) -> None:
         """Wait until every host is ready."""

@@ -163,8 +163,10 @@ def check_answers(answers: Sequence[Answer], lab_quota: dict[str, int]) -> None:
     for one in answers:
         if not one.request.good:
             assert one.status in (400, 422), one.body
-            assert any(word in one.body["detail"] for word in ("vcpus", "memory", "disk")), one.body
-            assert "flex" in one.body["detail"] + one.body["fix"], one.body
+            (error,) = one.body["errors"]
+            assert error["field"] in ("spec.vcpus", "spec.memory_mib", "spec.disk_gib"), one.body
+            assert "size flex has" in one.body["detail"], one.body
+            assert one.body["fix"], one.body
         elif one.status == 403:
             _check_quota_refusal(one, lab_quota)
         else:
