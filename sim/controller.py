@@ -98,10 +98,15 @@ class Process:
         self._process.terminate()
         return await asyncio.to_thread(self._process.wait, 20)
 
+    @property
+    def pid(self) -> int:
+        """Its process id while it runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def usage(self) -> tuple[float, int]:
         """Return its CPU seconds so far and its resident bytes."""
-        assert self._process is not None
-        process = psutil.Process(self._process.pid)
+        process = psutil.Process(self.pid)
         times = process.cpu_times()
         return times.user + times.system, process.memory_info().rss
 
