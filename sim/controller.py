@@ -70,7 +70,8 @@ class Process:
         return done.stdout.strip()
 
     def start(self) -> None:
-        """Start it."""
+        """Start it, in place of what was started before."""
+        self.end()
         with (self.directory / "log").open("ab") as out:
             self._process = subprocess.Popen(self._line("run"), stdout=out, stderr=out, env=self._env)
 

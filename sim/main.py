@@ -198,12 +198,17 @@ async def _create(plan: Plan, fleet: Fleet, process: Process | None, table: list
         ("machines accepted → running", f"{len(true)} of {plan.vms} in {took:.1f} s: {len(true) / took:.0f}/s"),
         ("  one of them", spread(true)),
         ("  its answer (202)", spread([wish.answered_s for wish in wishes])),
-        ("CPU of these agents", f"{own / took:.0%} of a core"),
+        ("CPU of these agents", cost(own, took, len(true))),
     ]
     if process:
         cpu, rss = process.usage()
-        table.append(("CPU of the controller", f"{(cpu - before) / took:.0%} of a core, {rss >> 20} MiB"))
+        table.append(("CPU of the controller", f"{cost(cpu - before, took, len(true))}; it has {rss >> 20} MiB"))
     return settled and len(true) + sum(wish.state == "blocked" for wish in wishes) == plan.vms
+
+
+def cost(cpu_s: float, took_s: float, machines: int) -> str:
+    """Return what a side spent on it."""
+    return f"{cpu_s / took_s:.0%} of a core, {1000 * cpu_s / max(1, machines):.1f} ms a machine"
 
 
 def spread(seconds: list[float]) -> str:

@@ -198,7 +198,7 @@ async def _bare(state: Path, authority: Authority) -> AsyncIterator[tuple[int, s
     )
     try:
         async with asyncio.timeout(60):
-            while not await _answers(port):
+            while not await _answers(port):  # noqa: ASYNC110 - another process tells nobody when it listens
                 await asyncio.sleep(0.1)
         yield process.pid, f"127.0.0.1:{port}"
     finally:
