@@ -4,7 +4,7 @@ Pure: columns and a demand in, a choice or a refusal out. The claim itself is de
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -77,16 +77,33 @@ def choose(
     scores = columns.scores(demand.room)
     for bar in barred:
         scores = np.where(bar.mask, -np.inf, scores)
-    if any(not crowd.rule.hard for crowd in crowds):
-        scores = _least_strained(scores, strain(columns, crowds))
+    for level in _by_strain(columns, scores, crowds):
+        if found := _best(columns, demand, level, survival):
+            return found
+    if survival and scores.max() > -np.inf:
+        barred.append(_unsurvivable(columns, demand, scores, survival))
+    return _refuse(columns, demand, barred)
+
+
+def _by_strain(columns: Columns, scores: NDArray[np.float64], crowds: Sequence[Crowd]) -> Iterator[NDArray[np.float64]]:
+    """Yield the scores of those that strain the soft rules least, then of those that do so next to least, and so on."""
+    if all(crowd.rule.hard for crowd in crowds):
+        yield scores
+        return
+    strained, left = strain(columns, crowds), scores > -np.inf
+    while left.any():
+        least = strained[left].min()
+        yield np.where(left & (strained == least), scores, -np.inf)
+        left &= strained > least
+
+
+def _best(columns: Columns, demand: Demand, scores: NDArray[np.float64], survival: Survival | None) -> Choice | None:
     row = int(scores.argmax())
     if scores[row] == -np.inf:
-        return _refuse(columns, demand, barred)
+        return None
     if survival is None or survival.zone(row) is None:
         return Choice(host=columns.hosts[row], row=row)
-    return _survivable(columns, demand, scores, survival) or _refuse(
-        columns, demand, [*barred, _unsurvivable(columns, demand, scores, survival)]
-    )
+    return _survivable(columns, demand, scores, survival)
 
 
 def _survivable(columns: Columns, demand: Demand, scores: NDArray[np.float64], survival: Survival) -> Choice | None:
@@ -106,14 +123,14 @@ def _survivable(columns: Columns, demand: Demand, scores: NDArray[np.float64], s
 
 
 def _unsurvivable(columns: Columns, demand: Demand, scores: NDArray[np.float64], survival: Survival) -> Bar:
-    """Return what rules out the hosts that have the room: the loss that their zone would not survive."""
-    row = int(scores.argmax())
+    """Return what rules out all hosts of the zones that have the room: the loss that one of them would not survive."""
+    row, codes = int(scores.argmax()), columns.codes("zone")
     loss = survival.after(row, demand.room, wanted=demand.survives)
     assert loss is not None, "it was refused for this"
     stranded = f"{loss.stranded} machine{'s' if loss.stranded != 1 else ''}"
     return Bar(
         constraint="n-1",
-        mask=scores > -np.inf,
+        mask=np.isin(codes, codes[scores > -np.inf]),
         detail=f"hosts whose zone has to survive the loss of one: with this machine in zone {loss.zone.name}, "
         f"{stranded} of host {loss.host} would find no room elsewhere",
         way_out=lambda row: (
@@ -121,13 +138,6 @@ def _unsurvivable(columns: Columns, demand: Demand, scores: NDArray[np.float64],
             f"{stranded} of host {loss.host} need, for which host {columns.names[row]} is kept free"
         ),
     )
-
-
-def _least_strained(scores: NDArray[np.float64], strained: NDArray[np.float64]) -> NDArray[np.float64]:
-    fits = scores > -np.inf
-    if not fits.any():
-        return scores
-    return np.where(strained == strained[fits].min(), scores, -np.inf)
 
 
 def _bars(columns: Columns, demand: Demand, crowds: Sequence[Crowd]) -> list[Bar]:

@@ -1,16 +1,14 @@
 """Rules of groups hold whoever claims at once, on either database, and with two controllers on one."""
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 import pytest
 from sqlalchemy import Engine, select
 
 from common.clock import system_clock
 from common.errors import Conflict
-from common.faults import Faults
 from common.ids import HostId, Id
 from common.kinds.kind import AnyResource
 from controller.kinds import admission
@@ -21,6 +19,7 @@ from controller.store.store import Store
 from controller.store.writes import MoveHost, ReleasePlacement, TakePlacement
 from tests.kinds.bench import Bench
 from tests.store.desk import Clock, Desk, take
+from tests.store.loops import connected, controllers, on_hosts, settled, until
 
 
 def joining(host: HostId, number: int, group: AnyResource) -> TakePlacement:
@@ -135,29 +134,6 @@ async def member(desk: Desk, name: str = "m") -> AnyResource:
 # --- by whole loops -------------------------------------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def controllers(stores: Sequence[Store]) -> AsyncIterator[list[Loop]]:
-    """Run a loop over each store."""
-    async with asyncio.TaskGroup() as group:
-        loops = [Loop(store, system_clock, Faults(), worker=f"ctl-{number}") for number, store in enumerate(stores)]
-        running = [group.create_task(loop.run()) for loop in loops]
-        yield loops
-        for task in running:
-            task.cancel()
-
-
-async def until(true: Callable[[], object], limit_s: float = 30.0) -> None:
-    async with asyncio.timeout(limit_s):
-        while not true():  # noqa: ASYNC110 - what is waited for is a loop's business
-            await asyncio.sleep(0.01)
-
-
-def on_hosts(store: Store) -> Counter[HostId]:
-    """Count the machines of each host."""
-    placements = [store.seen.placement(vm.id) for vm in store.seen.of_kind("vm")]
-    return Counter(one.host for one in placements if one)
-
-
 async def made_at_once(benches: Sequence[Bench], loops: Sequence[Loop], hosts: int, vms: int, **spec: object) -> None:
     """Have a group, hosts that every controller sees connected, and all its members asked for at once."""
     first = benches[0]
@@ -165,21 +141,12 @@ async def made_at_once(benches: Sequence[Bench], loops: Sequence[Loop], hosts: i
     await first.create("group", "shop", "db", **spec)
     for number in range(hosts):
         await first.host(f"h{number}", vcpus=100, memory_mib=100_000, disk_gib=1000)
-    await asyncio.gather(*(bench.store.catch_up() for bench in benches))
-    for bench, loop in zip(benches, loops, strict=True):
-        for host in bench.store.seen.of_kind("host"):
-            bench.store.seen.host(HostId(host.id)).connected = True
-            loop.inventory.refresh(HostId(host.id))
+    await connected(benches, loops)
     wanted = [
         benches[n % len(benches)].create("vm", "shop", f"db{n}", image="tiny", size="small", groups=["db"])
         for n in range(vms)
     ]
     await asyncio.gather(*wanted)
-
-
-def settled(store: Store) -> bool:
-    """Say whether each VM has a host or knows why not."""
-    return all(store.seen.placement(vm.id) or vm.status.state == "blocked" for vm in store.seen.of_kind("vm"))
 
 
 def held(store: Store, hosts: int, vms: int) -> None:

@@ -12,6 +12,7 @@ from common.refusal import Refusal
 from controller.scheduler.capacity import Fits, Stock, how_many
 from controller.scheduler.choose import Choice, Demand, choose
 from controller.scheduler.columns import Columns, HostRow, Place, Room
+from controller.scheduler.rules import Crowd, Rule
 from controller.scheduler.survival import Survival
 from tests.unit.rows import host_id
 
@@ -141,6 +142,14 @@ def test_a_machine_that_nobody_starts_elsewhere_may_use_what_is_left() -> None:
     stock = cloud([Room(4, 4, 4)], [])
     assert isinstance(choose(stock.columns, demand(Room(1, 1, 1)), (), survival(stock)), Refusal)
     assert isinstance(choose(stock.columns, demand(Room(1, 1, 1), survives=False), (), survival(stock)), Choice)
+
+
+def test_a_soft_rule_is_broken_before_a_machine_waits_for_a_zone_to_survive() -> None:
+    rule = Rule(group=Id("grp-1"), name="db", policy="anti-affinity", over="zone", hard=False)
+    stock = cloud([Room(4, 4, 4), Room(1, 1, 1)], [], zones=[Z1, Z2])
+    choice = choose(stock.columns, demand(Room(1, 1, 1)), [Crowd(rule=rule, members={"zone-2": 1})], survival(stock))
+    assert isinstance(choice, Choice)
+    assert choice.host == host_id(2)
 
 
 # --- how many more ------------------------------------------------------------------------------------------------
