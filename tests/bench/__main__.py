@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 from lab.cloud import Lab
 from lab.layout import ROOT
-from tests.bench import create, face, fdb, metrics, placement, rest
+from tests.bench import choosing, create, face, fdb, metrics, placement, rest
 from tests.bench.figures import FAR, Figure, show, write
 
 RUNS = 25
-PARTS = ("fdb", "metrics", "placement", "face", "create", "rest")
+PARTS = ("fdb", "metrics", "choosing", "placement", "face", "create", "rest")
 
 
 @contextmanager
@@ -34,6 +34,8 @@ def measure(parts: list[str], runs: int) -> Iterator[Figure]:
         yield from fdb.measure()
     if "metrics" in parts:
         yield from metrics.measure()
+    if "choosing" in parts:
+        yield from choosing.measure()
     if "placement" in parts:
         for hosts in (100, 1_000):
             yield from asyncio.run(placement.measure(hosts))
