@@ -27,5 +27,6 @@ IMAGE_GIB = Counter(
     name="image_gib", title="GiB of images", summary="size of images as uploaded, each rounded up to whole GiB"
 )
 GROUPS = Counter(name="groups", title="groups", summary="groups of machines that belong together, or apart")
+SCHEDULES = Counter(name="schedules", title="schedules", summary="schedules that start and stop machines")
 KEYPAIRS = Counter(name="keypairs", title="keypairs", summary="public SSH keys")
 TOKENS = Counter(name="tokens", title="tokens", summary="bearer tokens")

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from common.errors import FieldError, Invalid
+from common.kinds import COUNTERS
 from common.settings import Section, load_settings, parse_settings
 
 LISTEN_PATTERN = r"^(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]*):\d{1,5}$(?!\n)"
@@ -96,6 +97,18 @@ class AuditSection(Section, frozen=True):
     ] = 300.0
 
 
+class QuotaSection(Section, frozen=True):
+    """What projects may use. A project's own limits (`skerry quota set`) hold in place of these."""
+
+    default: Annotated[
+        dict[str, Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]],
+        msgspec.Meta(
+            description="limits, by counter, of every project but `system` that has none of its own, such as "
+            "`{ vms = 20, vcpus = 80 }`; what is not named has no limit. The same on all controllers"
+        ),
+    ] = msgspec.field(default_factory=dict)
+
+
 class MetricsSection(Section, frozen=True):
     """The history of machines and hosts, in `state_dir`/metrics: thinned with age, and never larger than a limit."""
 
@@ -131,6 +144,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     api: ApiSection = ApiSection()
     link: LinkSection = LinkSection()
     audit: AuditSection = AuditSection()
+    quota: QuotaSection = QuotaSection()
     metrics: MetricsSection = MetricsSection()
     log: LogSection = LogSection()
 
@@ -191,6 +205,7 @@ def _checked(config: Config, where: str) -> Config:
     _check_listen(where, "link", config.link.listen)
     _refuse_open_api(config, where)
     _check_link_url(config, where)
+    _check_quota(config, where)
     return config
 
 
@@ -231,6 +246,17 @@ def _check_link_url(config: Config, where: str) -> None:
             fix="write https://ADDRESS:PORT",
             errors=(FieldError(field="link.url", message="is no address"),),
         )
+
+
+def _check_quota(config: Config, where: str) -> None:
+    known = [counter.name for counter in COUNTERS]
+    for name in config.quota.default:
+        if name not in known:
+            raise Invalid(
+                f"{where}: quota.default limits {name}, which nothing counts",
+                fix=f"limit one of {', '.join(known)}",
+                errors=(FieldError(field=f"quota.default.{name}", message="is no counter"),),
+            )
 
 
 def is_loopback(host: str) -> bool:

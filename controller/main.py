@@ -32,6 +32,7 @@ from controller.fleet.link import LinkServer, serve
 from controller.fleet.replicas import Replicas
 from controller.fleet.sessions import Sessions
 from controller.fleet.succession import Successor, asks, next_authority
+from controller.fleet.tally import Tally
 from controller.loop.loop import Loop
 from controller.metrics.history import History
 from controller.metrics.shelf import Keep
@@ -184,6 +185,7 @@ async def _run(settings: Config) -> None:
         successor = _successor(store, authority, sessions, me)
         await successor.begin()
         await bootstrap.ensure_system_project(store, system_clock)
+        tally = await _counted_anew(store, settings)
         loop.start(queue)
         _spare_collector()
         parts = Parts(
@@ -213,6 +215,7 @@ async def _run(settings: Config) -> None:
                 ).run(),
                 name="auditor",
             ),
+            tasks.create_task(tally.run(), name="tally"),
         ]
         if crew:
             replicas = Replicas(store, blobs, me, authority.peer_context)
@@ -257,6 +260,13 @@ def _spare_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
+
+
+async def _counted_anew(store: Store, settings: Config) -> Tally:
+    """Return what counts quotas anew, once it did: a release that counted otherwise may have run before."""
+    tally = Tally(store, settings.quota.default, system_clock, every_s=settings.audit.every_s)
+    await tally.look()
+    return tally
 
 
 def _unready(loop: Loop) -> tuple[str, ...]:

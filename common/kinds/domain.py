@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 
 from common.ids import Id
-from common.kinds.kind import Column, Kind, Quota, Role, Scope, Spec, Status
+from common.kinds.kind import Column, Extra, Kind, Quota, Role, Scope, Spec, Status
 
 DEFAULT_DOMAIN = Id("dom-000000000000")
 """The domain named `default`, which every cloud has from its first moment: what names no domain belongs to it."""
@@ -39,6 +39,7 @@ DOMAIN = Kind(
         Column(title="STATE", path="status.state"),
         Column(title="DESCRIPTION", path="spec.description"),
     ),
+    extras=(Extra(name="quota", method="GET", summary="Show what its projects use, and its limits.", role=Role.ADMIN),),
     read=Role.ADMIN,
     create=Role.ADMIN,
     change=Role.ADMIN,

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from common.kinds.kind import Column, Kind, Quota, Ref, Role, Scope, Spec, Status
+from common.kinds.kind import Column, Extra, Kind, Quota, Ref, Role, Scope, Spec, Status
 
 
 class ProjectSpec(Spec, frozen=True):
@@ -52,6 +52,7 @@ PROJECT = Kind(
         Column(title="DOMAIN", path="spec.domain"),
         Column(title="DESCRIPTION", path="spec.description"),
     ),
+    extras=(Extra(name="quota", method="GET", summary="Show what it uses, and its limits.", role=Role.READER),),
     create=Role.ADMIN,
     change=Role.ADMIN,
     delete=Role.ADMIN,

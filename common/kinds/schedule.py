@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from common.counters import SCHEDULES
 from common.kinds.kind import Column, Kind, Scope, ServerSet, Spec, Status
 
 
@@ -58,9 +59,9 @@ SCHEDULE = Kind(
     scope=Scope.PROJECT,
     spec=ScheduleSpec,
     status=ScheduleStatus,
-    counters=(),
     summary="When machines are started, stopped or rebooted, by the clock.",
     example="skerry schedule create nights --action stop --cron '0 20 * * mon-fri' --vms tier=dev",
+    counters=(SCHEDULES,),
     columns=(
         Column(title="NAME", path="name"),
         Column(title="STATE", path="status.state"),

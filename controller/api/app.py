@@ -31,6 +31,7 @@ from controller.api.middleware import explain_errors, identify, sign
 from controller.api.openapi import openapi
 from controller.api.operations import Callers, Operations
 from controller.api.ports import Choose, Fleet, Measured, Readiness, Store
+from controller.api.quotas import Quotas
 from controller.api.relay import Relay
 from controller.api.resources import Resources
 from controller.api.routes import ROUTES, Route
@@ -76,7 +77,7 @@ def make_app(parts: Parts, *doors: Middleware) -> web.Application:
 
     `doors`: what a request passes before anything else is looked at.
     """
-    metrics = Metrics(parts.store.seen, parts.readiness, parts.clock)
+    metrics = Metrics(parts.store.seen, parts.readiness, parts.clock, parts.config.quota.default)
     waiting = Waiting()
     app = web.Application(
         middlewares=[identify(parts.entropy, metrics), explain_errors, *doors], client_max_size=MAX_BODY_BYTES
@@ -139,10 +140,12 @@ class _Bound:
 
     def __init__(self, parts: Parts, door: Door, waiting: Waiting) -> None:
         store, fleet = parts.store, parts.fleet
-        contexts = Contexts(store, parts.clock, parts.entropy)
+        standard = parts.config.quota.default
+        contexts = Contexts(store, parts.clock, parts.entropy, standard)
         limit_bytes = parts.config.api.max_image_gib << 30
         self._relay, self._waiting = parts.relay, waiting
-        committer = Committer(store, parts.choose, parts.clock, parts.authority_fingerprint)
+        committer = Committer(store, parts.choose, parts.clock, parts.authority_fingerprint, standard)
+        quotas = Quotas(store, standard)
         self._resources = Resources(store, contexts, committer)
         authority = AuthorityExtras(store, parts.successor, parts.clock)
         operations = Operations(store, contexts, waiting, committer)
@@ -160,6 +163,7 @@ class _Bound:
             "capacity": Capacities(store, parts.take_stock).show,
             "audit": Trail(store, parts.relay).overview,
             "audit.verify": Trail(store, parts.relay).verify,
+            "audit.quotas": quotas.audit,
         }
         self._extras = extras(
             self._resources,
@@ -167,6 +171,7 @@ class _Bound:
             Upload(store, contexts, committer, blobs=parts.blobs, limit_bytes=limit_bytes, entropy=parts.entropy),
             VmExtras(store, fleet, door, waiting),
             histories,
+            quotas=quotas,
         )
 
     def handler(self, route: Route) -> Handler:

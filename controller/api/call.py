@@ -14,6 +14,7 @@ from controller.api.routes import Route
 from controller.auth.caller import Caller, authorise
 from controller.auth.tokens import authenticate
 from controller.kinds.admission import Context
+from controller.kinds.quotas import Standard
 
 REQUEST_ID: web.RequestKey[RequestId] = web.RequestKey("request_id", str)  # type: ignore[arg-type]
 
@@ -62,11 +63,18 @@ class Door:
 class Contexts:
     """Makes what every admission needs."""
 
-    def __init__(self, store: Store, clock: Clock, entropy: Entropy) -> None:
+    def __init__(self, store: Store, clock: Clock, entropy: Entropy, standard: Standard) -> None:
         self._store = store
         self._clock = clock
         self._entropy = entropy
+        self._standard = standard
 
     def of(self, caller: Caller) -> Context:
         """Return the context of an admission that happens now."""
-        return Context(seen=self._store.seen, caller=caller, now=self._clock(), entropy=self._entropy)
+        return Context(
+            seen=self._store.seen,
+            caller=caller,
+            now=self._clock(),
+            entropy=self._entropy,
+            standard=self._standard,
+        )

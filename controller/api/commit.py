@@ -16,12 +16,13 @@ from common.kinds.kind import AnyResource
 from common.secret import Secret
 from controller.api.call import Call
 from controller.api.ports import Choose, Store
-from controller.api.preview import Intent, preview
+from controller.api.preview import Intent, preview, quota_after
 from controller.api.query import bad_header, flag
 from controller.api.render import answer, etag, names_of, operation_view, resource_view
 from controller.kinds.admission import Admission
 from controller.kinds.outcome import Place
 from controller.kinds.planners import planner_of
+from controller.kinds.quotas import Standard
 from controller.store.rows import Operation
 from controller.store.writes import First, Once, Repeated
 
@@ -47,11 +48,14 @@ MUTATION_PARAMETERS = {
 class Committer:
     """Admits, commits and answers: again where another request came between, once only where a key says so."""
 
-    def __init__(self, store: Store, choose: Choose, clock: Clock, authority_fingerprint: Callable[[], str]) -> None:
+    def __init__(
+        self, store: Store, choose: Choose, clock: Clock, authority_fingerprint: Callable[[], str], standard: Standard
+    ) -> None:
         self._store = store
         self._choose = choose
         self._clock = clock
         self._fingerprint = authority_fingerprint
+        self._standard = standard
 
     async def answer(
         self, call: Call, make: Callable[[], Admission], more: Mapping[str, object] | None = None
@@ -93,6 +97,7 @@ class Committer:
         found = await self._store.rehearse(admitted, intent.writes)
         seen = self._store.seen
         shown = preview(admitted, intent, (found.changes, found.problem), seen, call.caller)
+        shown = msgspec.structs.replace(shown, quota=quota_after(admitted, seen, call.caller, self._standard))
         body = {
             "dry_run": True,
             "resource": resource_view(found.resource),

@@ -7,8 +7,10 @@ from aiohttp import web
 
 from common.errors import Conflict, Denied, Temporary
 from common.ids import HostId
+from common.kinds.domain import DOMAIN
 from common.kinds.host import HOST
 from common.kinds.kind import SYSTEM_PROJECT, AnyResource
+from common.kinds.project import PROJECT
 from common.kinds.vm import VM
 from common.protocol import AttachConsole, ReadSerialLog
 from controller.api.body import refuse_body
@@ -18,6 +20,7 @@ from controller.api.console import bridge, require_upgrade
 from controller.api.history import Histories
 from controller.api.ports import Fleet, Session, Store
 from controller.api.query import integer, refuse_unknown
+from controller.api.quotas import Quotas
 from controller.api.render import answer
 from controller.api.resources import Resources, found, own
 from controller.api.upload import Upload
@@ -39,7 +42,13 @@ LOG_PARAMETERS = {"tail_bytes": f"how much of its end, 1 to {LOG_MOST_BYTES}"}
 
 
 def extras(
-    resources: Resources, hosts: "HostExtras", upload: Upload, vms: "VmExtras", histories: Histories
+    resources: Resources,
+    hosts: "HostExtras",
+    upload: Upload,
+    vms: "VmExtras",
+    histories: Histories,
+    *,
+    quotas: Quotas,
 ) -> dict[tuple[str, str], Handler]:
     """Return the handler of every extra, by kind and name. A gate test fails where a kind's extra has none."""
 
@@ -47,6 +56,8 @@ def extras(
         return await resources.reissue(HOST, call)
 
     return {
+        ("domain", "quota"): quotas.of(DOMAIN),
+        ("project", "quota"): quotas.of(PROJECT),
         ("host", "token"): token,
         ("host", "audit"): hosts.audit,
         ("host", "metrics"): histories.of(HOST),

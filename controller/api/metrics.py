@@ -15,6 +15,7 @@ from common.kinds import KINDS
 from common.kinds.kind import AnyResource
 from common.protocol import GuestMetrics, HostMetrics
 from controller.api.ports import Readiness
+from controller.kinds.quotas import ACCOUNTS, Standard, uses_of
 from controller.store.working import HostView, WorkingSet
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -77,6 +78,15 @@ METRICS: tuple[Shown, ...] = (
         name="skerry_host_differences", type="gauge", labels=_HOST,
         summary="Differences between wish and reality that the last audit of the host found.",
     ),
+    Shown(
+        name="skerry_quota_used", type="gauge", labels=("of", "name", "counter"),
+        summary="What a project, or all projects of a domain, use of a counter.",
+    ),
+    Shown(
+        name="skerry_quota_limit", type="gauge", labels=("of", "name", "counter"),
+        summary="The limit that holds; none: no sample.",
+    ),
+    Shown(name="skerry_quota_differences", type="gauge", summary="What the last recount of quotas had to put right."),
     Shown(name="skerry_vm_cpu_seconds", type="counter", summary="CPU time the guest used since its start.", labels=_VM),
     Shown(name="skerry_vm_memory_used_bytes", type="gauge", summary="Memory the guest uses on its host.", labels=_VM),
     Shown(name="skerry_vm_disk_read_bytes", type="counter", summary="Bytes the guest read from disks.", labels=_VM),
@@ -91,9 +101,9 @@ MIB, GIB = 1 << 20, 1 << 30
 class Metrics:
     """The registry of one controller."""
 
-    def __init__(self, seen: WorkingSet, readiness: Readiness, clock: Callable[[], float]) -> None:
+    def __init__(self, seen: WorkingSet, readiness: Readiness, clock: Callable[[], float], standard: Standard) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Figures(seen, readiness, clock))
+        self._registry.register(_Figures(seen, readiness, clock, standard))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
@@ -111,10 +121,11 @@ class Metrics:
 class _Figures(Collector):
     """The working set's figures, made anew at each scrape."""
 
-    def __init__(self, seen: WorkingSet, readiness: Readiness, clock: Callable[[], float]) -> None:
+    def __init__(self, seen: WorkingSet, readiness: Readiness, clock: Callable[[], float], standard: Standard) -> None:
         self._seen = seen
         self._readiness = readiness
         self._clock = clock
+        self._standard = standard
 
     def describe(self) -> Iterable[Metric]:
         return [_family(shown) for shown in METRICS]
@@ -136,6 +147,7 @@ class _Figures(Collector):
             **_operations(self._seen, self._clock()),
             **_hosts(self._seen),
             **_vms(self._seen),
+            **_quotas(self._seen, self._standard),
         }
 
 
@@ -180,6 +192,21 @@ _OF_GUEST: dict[str, Callable[[GuestMetrics], float]] = {
     "skerry_vm_network_receive_bytes": lambda said: said.net_rx_bytes,
     "skerry_vm_network_transmit_bytes": lambda said: said.net_tx_bytes,
 }
+
+
+def _quotas(seen: WorkingSet, standard: Standard) -> dict[str, Samples]:
+    uses = [
+        ((kind, row.name, use.counter), use)
+        for kind in ACCOUNTS
+        for row in sorted(seen.of_kind(kind), key=lambda row: row.name)
+        for use in uses_of(row, seen, standard)
+    ]
+    last = seen.quotas_audited
+    return {
+        "skerry_quota_used": [(labels, use.used) for labels, use in uses if use.used],
+        "skerry_quota_limit": [(labels, use.limit) for labels, use in uses if use.limit is not None],
+        "skerry_quota_differences": [((), last.differences)] if last else [],
+    }
 
 
 def _live(seen: WorkingSet) -> list[tuple[AnyResource, HostView]]:

@@ -18,6 +18,7 @@ from controller.api.commit import KEY_HEADER, KEYED, MUTATION_PARAMETERS
 from controller.api.history import History, Tops
 from controller.api.preview import Preview
 from controller.api.query import LIST_PARAMETERS
+from controller.api.quotas import QuotaAudit, QuotaView
 from controller.api.render import EventView, OperationOne, OperationView, WhoAmI
 from controller.api.routes import ROUTES, Route
 from controller.api.why import Why
@@ -250,6 +251,7 @@ _PLAIN: Mapping[str, tuple[str, str]] = {
     "operations.show": ("OperationOne", "The operation, with its timeline."),
     "top": ("Tops", "The newest figures, the busiest first."),
     "audit": ("Overview", "What the audits found, host by host."),
+    "audit.quotas": ("QuotaAudit", "Every counter whose books differ from a recount."),
     "audit.verify": ("Verified", "What was found, and the chain's head."),
     "capacity": ("Capacity", "How many more of each size fit."),
     "whoami": ("WhoAmI", "Whose token it is."),
@@ -286,6 +288,8 @@ def _extra_success(name: str, returns: str) -> Json:
         return {"200": {"description": "The text.", "content": {returns: {"schema": {"type": "string"}}}}}
     if name.endswith(".metrics"):
         return {"200": _json("History", "The figures, one value a step.")}
+    if name.endswith(".quota"):
+        return {"200": _json("QuotaView", "Every counter.")}
     if name == "vm.why":
         return {"200": _json("Why", "How it stands and what it waits for.")}
     return {"200": _json("Audit", "Every difference between wish and reality.")}
@@ -327,6 +331,8 @@ def _schemas() -> Json:
         OperationView,
         EventView,
         Preview,
+        QuotaAudit,
+        QuotaView,
         Tops,
         Verified,
         WhoAmI,

@@ -13,7 +13,7 @@ from controller.kinds.admission import Admission
 from controller.metrics.codec import Floats
 from controller.metrics.history import Newest, Question
 from controller.scheduler.choose import Choice, Demand
-from controller.store.rows import Change, Event, EventQuery, Head, Verified
+from controller.store.rows import Change, Event, EventQuery, Head, Standing, Verified
 from controller.store.working import WorkingSet
 from controller.store.writes import AnyWrite, First, Once, Rehearsal
 
@@ -58,6 +58,10 @@ class Store(Protocol):
 
     async def append(self, event: Event) -> None:
         """Append an event. Raises Temporary where the store can't be written."""
+        ...
+
+    async def standings(self) -> tuple[Standing, ...]:
+        """Return what every account uses by the books, and counted anew."""
         ...
 
     async def verify(self, noted: Head | None = None) -> Verified:

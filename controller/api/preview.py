@@ -7,11 +7,12 @@ import msgspec
 
 from common.codec import plain
 from common.errors import SkerryError
-from common.ids import HostId, Revision
+from common.ids import HostId, Id, Revision
 from common.kinds.kind import AnyResource
 from common.refusal import Refusal
 from controller.auth.caller import Caller, sees
 from controller.kinds.outcome import Blocked, Do, Done, Outcome, Place, Wait
+from controller.kinds.quotas import Standard, Use, uses_of
 from controller.scheduler.choose import Choice
 from controller.store.rows import Address, Change, Gone, Placement, Put
 from controller.store.working import WorkingSet, references
@@ -43,12 +44,26 @@ class Following(msgspec.Struct, frozen=True, kw_only=True):
     """Why no host fits, with what each constraint costs."""
 
 
+class QuotaAfter(msgspec.Struct, frozen=True, kw_only=True):
+    """What a change would add to what a project or domain uses of a counter."""
+
+    of: str
+    name: str
+    counter: str
+    used: int
+    after: int
+    limit: int | None
+    """None: there is none."""
+
+
 class Preview(msgspec.Struct, frozen=True, kw_only=True):
     """The part of a dry run's answer that is of no real one."""
 
     checks: tuple[Check, ...]
     changes: dict[str, Changed]
     next: Following
+    quota: tuple[QuotaAfter, ...] = ()
+    """What it changes in what its project and domain use."""
     effects: tuple[str, ...]
     """What goes along with it: what is reserved, given back, destroyed or overtaken."""
 
@@ -189,3 +204,42 @@ def _overtaken(mutation: Mutation) -> Iterator[str]:
 def _amount(one: Placement) -> str:
     cpus = f"{one.vcpus} vCPU{'s' if one.vcpus != 1 else ''}"
     return f"{cpus}, {one.memory_mib} MiB of memory and {one.disk_gib} GiB of disk"
+
+
+def quota_after(mutation: Mutation, seen: WorkingSet, caller: Caller, standard: Standard) -> tuple[QuotaAfter, ...]:
+    """Return what a mutation would add to what its project and domain use. Of a deletion: once the thing is gone."""
+    row, was = mutation.resource, mutation.was
+    project = seen.named("project", "", row.project) if row.project else None
+    if project is None:
+        return ()
+    before, after = was.counts if was else {}, {} if row.deleted_at is not None else row.counts
+    more = {name: after.get(name, 0) - before.get(name, 0) for name in {*before, *after}}
+    return (
+        *_after(project, uses_of(project, seen, standard), more),
+        *(
+            one
+            for domain in (known_domain(project, seen, caller),)
+            if domain
+            for one in _after(domain, uses_of(domain, seen, {}), more)
+            if one.limit is not None
+        ),
+    )
+
+
+def _after(row: AnyResource, uses: tuple[Use, ...], more: dict[str, int]) -> Iterator[QuotaAfter]:
+    for use in uses:
+        if added := more.get(use.counter):
+            yield QuotaAfter(
+                of=row.kind,
+                name=row.name,
+                counter=use.counter,
+                used=use.used,
+                after=use.used + added,
+                limit=use.limit,
+            )
+
+
+def known_domain(row: AnyResource, seen: WorkingSet, caller: Caller) -> AnyResource | None:
+    """Return a project's domain, where the caller may know of it."""
+    domain = seen.get(Id(row.spec.domain)) if row.kind == "project" else None
+    return domain if domain and sees(caller, domain) else None

@@ -38,7 +38,8 @@ section stops the start, with the allowed ones named. A small file for a control
 _ERROR_WORDS = """Every error answer is an RFC 9457 problem document (`application/problem+json`). `code` is stable and
 what a program should look at; `detail` says what is wrong, with the thing's name and the limit; `fix` is the way out;
 `errors` names the fields of a body; `refusal` counts, where no host fits, the hosts that each constraint cost, and
-names the smallest change that would fit; `request` is the id to look for in the log."""
+names the smallest change that would fit; `shortfalls` has the numbers of each quota that is used up; `request` is the
+id to look for in the log."""
 
 _METRIC_WORDS = """`GET /metrics` gives Prometheus' text format. It needs no token, since the API listens on loopback by
 default; with `api.metrics_open = false` it takes a token of project `system` (a reader will do). Besides these there
@@ -115,7 +116,7 @@ def _section_table(section: type[Section]) -> str:
         (
             f"`{field.name}`",
             _type_words(hints[field.name]),
-            f"`{_toml(field.default)}`",
+            f"`{_toml(field.default_factory() if field.default is msgspec.NODEFAULT else field.default)}`",
             _description(hints[field.name]),
         )
         for field in msgspec.structs.fields(section)
@@ -135,6 +136,8 @@ def _type_words(hint: Any) -> str:
         return ", ".join([_type_words(base), *bounds])
     if get_origin(hint) is Literal:
         return " or ".join(f"`{one}`" for one in get_args(hint))
+    if get_origin(hint) is dict:
+        return "table of " + _type_words(get_args(hint)[1])
     if get_origin(hint) is tuple:
         return "list of " + _type_words(get_args(hint)[0])
     if isinstance(hint, types.UnionType):

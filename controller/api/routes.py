@@ -9,7 +9,7 @@ from common.kinds.kind import AnyKind, Extra, Role, Scope, Verb
 Action = Literal[
     "list", "create", "show", "change", "delete", "verb", "extra",
     "operations.list", "operations.show", "operations.cancel",
-    "events", "watch", "audit", "audit.verify", "ca.show", "ca.rotate", "capacity", "top",
+    "events", "watch", "audit", "audit.verify", "audit.quotas", "ca.show", "ca.rotate", "capacity", "top",
     "identity.keys", "whoami", "openapi", "health", "ready", "metrics",
 ]  # fmt: skip
 
@@ -134,6 +134,10 @@ GENERAL = (
     Route(
         method="GET", path="/v1/capacity", action="capacity",
         summary="Count how many more machines of each size fit, and what limits that.",
+    ),
+    Route(
+        method="GET", path="/v1/audit/quotas", action="audit.quotas",
+        summary="Count anew what every project and domain uses, beside the books (project system).",
     ),
     Route(method="GET", path="/openapi.json", action="openapi", summary="This document.", public=True),
     Route(

@@ -49,6 +49,7 @@ class Upload:
         refuse_unknown(call.request.query, MUTATION_PARAMETERS)
         image = own(self._store.seen, call.caller, IMAGE, call.project, call.name)
         self._refuse_early(call.request, image)
+        await self._rehearse(call, image)
         await _go_on(call.request)
         async with self._blobs.receive(
             _bytes_of(call.request),
@@ -72,6 +73,13 @@ class Upload:
         self._blobs.refuse_oversize(size, self._limit_bytes)
         if image.spec.digest and size != image.spec.size_bytes:
             raise _other_bytes(image)
+
+    async def _rehearse(self, call: Call, image: AnyResource) -> None:
+        """Refuse what the quota has no room for before a byte is sent, where the headers say how much it is."""
+        size = call.request.content_length
+        if size is not None and not image.spec.digest:
+            spec = msgspec.structs.replace(image.spec, size_bytes=size)
+            await self._store.rehearse(admission.record(self._contexts.of(call.caller), image, spec, "content"), ())
 
     async def _inspect(self, image: Id, path: Path, digest: str) -> int:
         row = self._present(image)

@@ -7,6 +7,7 @@ from controller.cli.answers import Answer, Verified
 from controller.cli.client import Client
 from controller.cli.extras import alias, by_kind
 from controller.cli.parts import connection_options, examples, form_option
+from controller.cli.quota import audit_command
 from controller.cli.render import NOTHING, print_data, print_table
 from controller.cli.session import form, talk
 
@@ -57,6 +58,7 @@ def group() -> click.Group:
     summary = "Compare wish and reality, repair what differs, and verify history."
     found = by_kind("audit", "audit", summary, "skerry audit host h1")
     found.add_command(alias("host", "repair"), "repair")
+    found.add_command(audit_command(), "quotas")
     found.add_command(_verify(), "verify")
     return found
 

@@ -26,6 +26,26 @@ def _params(kind: AnyKind) -> list[click.Parameter]:
     return [name_argument(kind), *common_options(kind)]
 
 
+# --- project, domain ----------------------------------------------------------------------------------------------
+
+
+def quota(kind: AnyKind, extra: Extra) -> click.Command:
+    """Return `skerry project quota NAME`, and the same for a domain."""
+
+    def run(name: str) -> None:
+        from controller.cli.quota import show  # noqa: PLC0415
+
+        talk(lambda client: show(client, kind, name))
+
+    return click.Command(
+        "quota",
+        callback=run,
+        short_help=extra.summary,
+        help=f"{extra.summary}\n\n" + examples(f"skerry {kind.name} quota {sample(kind)}"),
+        params=_params(kind),
+    )
+
+
 # --- host ---------------------------------------------------------------------------------------------------------
 
 
@@ -245,6 +265,8 @@ def vm_why(kind: AnyKind, extra: Extra) -> click.Command:
 
 
 EXTRAS: dict[tuple[str, str], Build] = {
+    ("domain", "quota"): quota,
+    ("project", "quota"): quota,
     ("host", "token"): host_token,
     ("host", "audit"): host_audit,
     ("host", "metrics"): metrics,

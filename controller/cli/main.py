@@ -38,6 +38,12 @@ def _ca() -> click.Command:
     return group()
 
 
+def _quota() -> click.Command:
+    from controller.cli.quota import group  # noqa: PLC0415
+
+    return group()
+
+
 def _audit() -> click.Command:
     from controller.cli.audit import group  # noqa: PLC0415
 
@@ -116,6 +122,7 @@ EVERYDAY: dict[str, tuple[str, Build]] = {
     "watch": ("Things and operations as they change, from any revision on.", _watch),
     "operation": ("What was asked for: list, show, wait, cancel.", _operation),
     "ca": ("The cloud's certificate authority: how it stands, and having another one follow it.", _ca),
+    "quota": ("What a project uses of its limits; set the limits.", _quota),
     "audit": ("Compare wish and reality on a host; verify that history was not changed.", _audit),
 }
 SETUP: dict[str, tuple[str, Build]] = {

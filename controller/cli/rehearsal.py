@@ -37,6 +37,17 @@ class Following(Answer, frozen=True):
     why: Refusal | None = None
 
 
+class QuotaAfter(Answer, frozen=True):
+    """What would be added to what a project or domain uses."""
+
+    of: str
+    name: str
+    counter: str
+    used: int
+    after: int
+    limit: int | None
+
+
 class Rehearsal(Answer, frozen=True):
     """The answer to a dry run."""
 
@@ -46,6 +57,7 @@ class Rehearsal(Answer, frozen=True):
     changes: dict[str, Changed]
     next: Following
     effects: tuple[str, ...]
+    quota: tuple[QuotaAfter, ...] = ()
 
 
 async def rehearse(
@@ -86,6 +98,9 @@ def _print(found: Rehearsal) -> None:
         click.echo(f"  would change {field}: {before or NOTHING} → {after or NOTHING}")
     for effect in found.effects:
         click.echo(f"  {effect}")
+    for one in found.quota:
+        limit = f" of {one.limit}" if one.limit is not None else ", no limit"
+        click.echo(f"  quota of {one.of} {one.name}: {one.counter} {one.used} → {one.after}{limit}")
     click.echo(f"  then: {_then(found.next)}")
     if found.next.why:
         click.echo("\n".join(refusal_lines(found.next.why, heading=False)))

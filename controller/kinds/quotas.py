@@ -11,7 +11,7 @@ from common.kinds.kind import SYSTEM_PROJECT, AnyResource
 from controller.kinds.planners import planner_of
 from controller.store.rows import domain_account, project_account
 from controller.store.working import WorkingSet
-from controller.store.writes import AnyWrite, SetLimits
+from controller.store.writes import SetLimits
 
 Standard = Mapping[str, int]
 """Limits, by counter, of projects that have none of their own."""
@@ -46,7 +46,7 @@ def account_of(row: AnyResource) -> str:
     return domain_account(Id(row.id)) if row.kind == "domain" else project_account(row.name)
 
 
-def set_limits(row: AnyResource, was: AnyResource | None, standard: Standard) -> tuple[AnyWrite, ...]:
+def set_limits(row: AnyResource, was: AnyResource | None, standard: Standard) -> tuple[SetLimits, ...]:
     """Return the write that sets the limits of a project or domain; none where they stay as they are."""
     if row.kind not in ACCOUNTS:
         return ()

@@ -6,11 +6,10 @@ So the books can't drift: not with many transactions in one commit, not with two
 What a thing counts is kept with the thing (`resource.counts`): the same is given back as was taken.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-import msgspec
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
@@ -31,11 +30,9 @@ from common.kinds import COUNTERS
 from common.refusal import Refusal, Shortfall
 from controller.store import tables
 from controller.store.prepared import Prepared
-from controller.store.rows import project_account
+from controller.store.rows import Counts, Standing, project_account
 from controller.store.tx import Tx
 from controller.store.writes import DropAccount, Recharge, Recount, SetLimits
-
-Counts = Mapping[str, int]
 
 _SET_LIMIT = text(
     "INSERT INTO quota (account, counter, used, ceiling, parent) VALUES (:account, :counter, 0, :ceiling, :parent) "
@@ -46,17 +43,6 @@ _SET_USED = text(
     "INSERT INTO quota (account, counter, used, parent) VALUES (:account, :counter, :used, :parent) "
     "ON CONFLICT (account, counter) DO UPDATE SET used = excluded.used"
 )
-
-
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """One counter of one account, in the books and counted anew."""
-
-    account: str
-    counter: str
-    used: int
-    counted: int
-    ceiling: int | None
-    parent: str
 
 
 def charge(tx: Tx, project: str, *, before: Counts, after: Counts) -> None:
@@ -179,7 +165,12 @@ def apply_write(tx: Tx, write: SetLimits | DropAccount | Recharge | Recount) -> 
 
 
 def _set_limits(tx: Tx, wanted: SetLimits) -> None:
+    c, wrong = tables.quota.c, wanted.instead_of
+    rows = tx.run(select(c.counter, c.ceiling).where(c.account == wanted.account)) if wrong is not None else ()
+    there = {row.counter: row.ceiling for row in rows}
     for name, ceiling in wanted.limits.items():
+        if wrong is not None and name in there and there[name] != wrong.get(name):
+            continue
         values = {"account": wanted.account, "counter": name, "ceiling": ceiling, "parent": wanted.parent}
         tx.run(_SET_LIMIT, values)
 

@@ -3,6 +3,7 @@
 They are the same structs in the store, in the working set and in the planners' hands.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -17,6 +18,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """The base of all rows."""
 
 
+Counts = Mapping[str, int]
+"""How much of each counter."""
+
+
 def project_account(name: str) -> str:
     """Return the account that a project's things are charged to."""
     return f"project/{name}"
@@ -25,6 +30,17 @@ def project_account(name: str) -> str:
 def domain_account(domain: Id) -> str:
     """Return the account of all projects of a domain together."""
     return f"domain/{domain}"
+
+
+class Standing(Row, frozen=True):
+    """One counter of one account, in the books and counted anew."""
+
+    account: str
+    counter: str
+    used: int
+    counted: int
+    ceiling: int | None
+    parent: str
 
 
 class Placement(Row, frozen=True):

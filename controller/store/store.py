@@ -13,7 +13,6 @@ from controller.store.chain import Walk
 from controller.store.load import load
 from controller.store.mutations import Conclusion, M
 from controller.store.queue import Finished
-from controller.store.quota import Standing
 from controller.store.rows import (
     EPOCH,
     Change,
@@ -25,6 +24,7 @@ from controller.store.rows import (
     Head,
     Operation,
     QueueRow,
+    Standing,
     Verified,
 )
 from controller.store.tx import Tx

@@ -17,6 +17,7 @@ from common.ids import HostId, Id, Revision
 from common.kinds import kind_named
 from common.kinds.kind import AnyResource, Resource, Scope, fields
 from common.protocol import Inventory, Metrics
+from controller.store import counted
 from controller.store.rows import (
     GRAVES_KEPT,
     Address,
@@ -51,7 +52,7 @@ _COUNTED = (Resource, Document, Operation, Grave, ZoneUse)
 
 
 class Agreement(msgspec.Struct, frozen=True, kw_only=True):
-    """What the last audit of a host found."""
+    """What the last audit of a host, or of the quotas, found."""
 
     at: float
     differences: int
@@ -92,7 +93,7 @@ class WorkingSet:
         self._by_kind: dict[str, dict[Id, AnyResource]] = defaultdict(dict)
         self._by_owner: dict[Id, set[Id]] = defaultdict(set)
         self._users: dict[Id, set[Id]] = defaultdict(set)
-        self._counted: dict[str, dict[str, int]] = defaultdict(dict)
+        self._counted: counted.Sums = {}
         self._placements: dict[Id, Placement] = {}
         self._on_host: dict[HostId, dict[Id, Placement]] = defaultdict(dict)
         self._members: dict[Id, dict[Id, Membership]] = defaultdict(dict)
@@ -114,6 +115,8 @@ class WorkingSet:
         self._links: dict[HostId, Link] = {}
         self._facts: dict[str, Fact] = {}
         self._hosts: dict[HostId, HostView] = {}
+        self.quotas_audited: Agreement | None = None
+        """What the last recount of quotas found; memory only, like what hosts say."""
         self._graves: dict[Id, Grave] = {}
         self._taken: dict[Id, dict[tuple[HostId, DocKey], tuple[StepTaken, ...]]] = {}
 
@@ -386,7 +389,7 @@ class WorkingSet:
 
     def _resource(self, row: AnyResource, *, there: bool) -> None:
         before = self._resources.get(row.id)
-        self._count(row.project, before.counts if before else {}, row.counts if there else {})
+        counted.change(self._counted, row.project, before.counts if before else {}, row.counts if there else {})
         if before and there and _same_place(before, row):
             self._resources[row.id] = self._by_kind[row.kind][row.id] = row
             return
@@ -410,18 +413,6 @@ class WorkingSet:
             self._users[target].add(row.id)
         if row.owner:
             self._by_owner[row.owner].add(row.id)
-
-    def _count(self, project: str, before: dict[str, int], after: dict[str, int]) -> None:
-        if before == after:
-            return
-        counted = self._counted[project]
-        for sign, counts in ((-1, before), (1, after)):
-            for name, amount in counts.items():
-                counted[name] = counted.get(name, 0) + sign * amount
-                if not counted[name]:
-                    del counted[name]
-        if not counted:
-            del self._counted[project]
 
     def _typed(self, row: AnyRow, *, there: bool) -> None:  # noqa: PLR0912 - a table of the union's members
         match row:

@@ -187,6 +187,8 @@ class SetLimits(Write, frozen=True):
     """By counter, every one there is; None: no limit."""
     parent: str = ""
     """The account that is charged along with it, a project's domain's; empty: none."""
+    instead_of: dict[str, int | None] | None = None
+    """The limits that are found wrong: only where they are still so. None: whatever they are."""
 
 
 class DropAccount(Write, frozen=True):

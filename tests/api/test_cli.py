@@ -40,6 +40,32 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         process.wait(timeout=20)
 
 
+def test_quotas_are_set_shown_and_refuse_with_the_way_out(world: World) -> None:
+    shown = world.skerry("quota", "set", "shop", "--networks", "2", "--image-gib", "none", "--images", "1")
+    lines = {line.split()[0]: line.split()[1:] for line in shown.out.splitlines()}
+    assert lines["networks"][:2] == ["1", "2"]
+    assert lines["networks"][2:] == ["█" * 10 + "░" * 10, "50", "%", "project"]
+    assert lines["images"][:2] == ["1", "1"]
+    assert lines["image_gib"] == ["0", "none"]
+    assert world.skerry("quota", "show").out == shown.out == world.skerry("project", "quota", "shop").out
+    dry = world.skerry("network", "create", "second", "--dry-run")
+    assert "quota of project shop: networks 1 → 2 of 2" in dry.out
+    for more in ((), ("--dry-run",)):
+        refused = world.skerry("image", "create", "second", *more, code=4)
+        assert "project shop may have 1 images, has 1, and this asks for 1 more" in refused.err
+        assert "skerry quota set shop --images 2" in refused.err
+    lowered = world.skerry("quota", "set", "shop", "--networks", "0", "--images", "default")
+    assert "over its limit" in lowered.out
+    world.skerry("quota", "set", "--domain", "default", "--vms", "7", "--dry-run")
+    whole = world.skerry("quota", "set", "--domain", "default", "--vms", "7")
+    assert "vms" in whole.out
+    assert "all projects of domain default together" in world.skerry("quota", "show", "shop").out
+    world.skerry("quota", "set", "--domain", "default", "--vms", "none")
+    world.skerry("quota", "set", "shop", "--networks", "default")
+    assert json.loads(world.skerry("project", "show", "shop", "-o", "json").out)["spec"]["quota"] == {"image_gib": None}
+    assert world.skerry("audit", "quotas").out.endswith("differences: 0\n")
+
+
 def test_a_network_lives_and_goes_as_printed(world: World) -> None:
     created = world.skerry("network", "create", "backend", "--cidr", "10.30.0.0/24", "--wait")
     assert created.out.splitlines()[0].split() == ["NAME", "STATE", "CIDR", "VNI", "PORTS", "HOSTS"]

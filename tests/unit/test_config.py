@@ -19,6 +19,13 @@ def test_an_empty_file_is_a_whole_configuration() -> None:
     assert config.log.level == "info"
 
 
+def test_a_limit_of_what_nothing_counts_stops_the_start() -> None:
+    assert parse("[quota]\ndefault = { vms = 3 }", "c.toml").quota.default == {"vms": 3}
+    with pytest.raises(Invalid, match=r"c.toml: quota.default limits cows, which nothing counts") as refused:
+        parse("[quota]\ndefault = { cows = 3 }", "c.toml")
+    assert "vms" in refused.value.fix
+
+
 def test_a_full_file_is_taken_as_written() -> None:
     config = parse(
         """
@@ -70,7 +77,7 @@ def test_an_unknown_section_is_named_with_those_there_are() -> None:
         parse("[logs]\nlevel = 'info'\n", "c.toml")
 
     assert "[logs]" in caught.value.detail
-    assert "controller, api, link, audit, metrics, log" in caught.value.detail
+    assert "controller, api, link, audit, quota, metrics, log" in caught.value.detail
     assert "did you mean log?" in caught.value.fix
 
 
