@@ -10,8 +10,9 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from socket import socket
+from socket import AF_INET, AF_INET6, create_server, socket
 from typing import Any, NamedTuple, cast
+from weakref import WeakSet
 
 import msgspec
 import structlog
@@ -19,7 +20,7 @@ from aiohttp import WebSocketError, WSCloseCode, WSMsgType, web
 
 from common.clock import Clock, system_clock
 from common.codec import from_json, to_json, to_pack
-from common.errors import Denied, NotFound, RateLimited, SkerryError, TooLarge
+from common.errors import Denied, Invalid, NotFound, RateLimited, SkerryError, TooLarge
 from common.ids import HostId
 from common.joining import JoinRequest, NextAuthority, RenewRequest, VouchRequest
 from common.protocol import (
@@ -57,6 +58,12 @@ WAITING = 1024
 FLOOD_PER_S = 2000.0
 FLOOD_BURST = 20_000.0
 """Messages of one host: an agent of 1,000 guests sends a few dozen a second, a resync a few hundred at once."""
+
+REQUEST_LIMIT_S = 15.0
+"""A connection shows its certificate and says what it wants, and then its body, each within so long."""
+
+LINGER_S = 2.0
+"""What still comes of a refused request is read for so long, so that the refusal is read as well."""
 
 DIALS_PER_S = 0.2
 DIALS_BURST = 30.0
@@ -407,7 +414,10 @@ async def _close(ws: web.WebSocketResponse, reason: str) -> None:
 
 async def _body(request: web.Request) -> bytes:
     try:
-        return await request.read()
+        async with asyncio.timeout(REQUEST_LIMIT_S):
+            return await request.read()
+    except TimeoutError as err:
+        raise Invalid(f"the body did not come within {REQUEST_LIMIT_S:g} s") from err
     except web.HTTPRequestEntityTooLarge as err:
         raise TooLarge(f"the body is over {_BODY_BYTES} bytes") from err
 
@@ -415,7 +425,10 @@ async def _body(request: web.Request) -> bytes:
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
-        return await handler(request)
+        response = await handler(request)
+        if not response.prepared:
+            response.force_close()
+        return response
     except SkerryError as err:
         log.info("link request refused", path=request.path, remote=request.remote, problem=err.detail)
         return web.Response(body=to_json(err.problem()), status=err.status, content_type="application/problem+json")
@@ -438,14 +451,54 @@ async def serve(
 
     `context` None: without TLS (the API on loopback).
     """
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=5.0)
+    patience = Patience()
+    app.middlewares.insert(0, patience.middleware)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=5.0, lingering_time=LINGER_S)
     await runner.setup()
+    bound = sock or _bound(listen or ("0.0.0.0", 8443))  # noqa: S104 - hosts are other machines
+    limit_s = REQUEST_LIMIT_S if context else None
+    server = await asyncio.get_running_loop().create_server(
+        patience.over(runner), sock=bound, ssl=context, backlog=1024, ssl_handshake_timeout=limit_s
+    )
     try:
-        if sock is not None:
-            await web.SockSite(runner, sock, ssl_context=context, backlog=1024).start()
-        else:
-            host, port = listen or ("0.0.0.0", 8443)  # noqa: S104 - hosts are other machines
-            await web.TCPSite(runner, host, port, ssl_context=context, backlog=1024).start()
         yield runner
     finally:
+        server.close()
         await runner.cleanup()
+
+
+def _bound(listen: tuple[str, int]) -> socket:
+    family = AF_INET6 if ":" in listen[0] else AF_INET
+    return create_server(listen, family=family, backlog=1024)
+
+
+class Patience:
+    """Ends connections whose first request does not come: they would fill the table of open files, byte by byte."""
+
+    def __init__(self) -> None:
+        self._spoken: WeakSet[asyncio.BaseTransport] = WeakSet()
+
+    def over(self, runner: web.AppRunner) -> Callable[[], asyncio.Protocol]:
+        """Return what makes a connection's protocol."""
+        server = runner.server
+        assert server is not None, "the runner is set up"
+
+        def connect() -> asyncio.Protocol:
+            handler = server()
+            asyncio.get_running_loop().call_later(REQUEST_LIMIT_S, self._end_silent, handler)
+            return handler
+
+        return connect
+
+    def _end_silent(self, handler: asyncio.Protocol) -> None:
+        transport: asyncio.WriteTransport | None = getattr(handler, "transport", None)
+        if transport is not None and transport not in self._spoken:
+            log.info("connection ended: no request came", peer=str(transport.get_extra_info("peername")))
+            transport.abort()
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Note that a request came."""
+        if request.transport is not None:
+            self._spoken.add(request.transport)
+        return await handler(request)

@@ -15,6 +15,7 @@ from link_bench import INVENTORY, eventually, hello
 
 from agent.dial import Dialer
 from agent.join import Identity
+from common import tls
 from common.codec import to_pack
 from common.documents import DocKey, DomainSeen, Report, VolumeDoc, VolumeSeen
 from common.errors import Temporary
@@ -309,6 +310,35 @@ async def test_a_host_that_is_turned_away_again_and_again_leaves_one_event(fleet
     found = await fleet.world.events("host.turned-away", fleet.liar.host)
     assert [("protocol 9" in one.message, "upgrade" in one.message) for one in found] == [(True, True)]
     await fleet.unharmed()
+
+
+async def test_who_says_nothing_or_a_byte_at_a_time_is_not_waited_for(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_server, "REQUEST_LIMIT_S", 0.5)
+    context = tls.unverified_context()
+    half, bodiless = (
+        b"GET /link HTTP/1.1\r\nHost: x\r\nX-",
+        b"POST /join HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{",
+    )
+    for said in (b"", half, bodiless):
+        reader, writer = await asyncio.open_connection("127.0.0.1", fleet.world.number, ssl=context)
+        writer.write(said)
+        async with asyncio.timeout(8):
+            answer = await reader.read()
+        assert (b"did not come within" in answer) == (said is bodiless)
+        writer.close()
+    await fleet.unharmed()
+
+
+async def test_a_handshake_that_never_comes_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_server, "REQUEST_LIMIT_S", 0.5)
+    world = World(tmp_path)
+    async with world.up():
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.number)
+        async with asyncio.timeout(8):
+            assert await reader.read() == b""
+        writer.close()
 
 
 # --- who it says it is --------------------------------------------------------------------------------------------
