@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from socket import AF_INET, AF_INET6, create_server, socket
 from typing import Any, NamedTuple, cast
-from weakref import WeakSet
 
 import msgspec
 import structlog
@@ -60,7 +59,7 @@ FLOOD_BURST = 20_000.0
 """Messages of one host: an agent of 1,000 guests sends a few dozen a second, a resync a few hundred at once."""
 
 REQUEST_LIMIT_S = 15.0
-"""A connection shows its certificate and says what it wants, and then its body, each within so long."""
+"""A connection shows its certificate, and then its body, each within so long; it is without a request twice as long."""
 
 LINGER_S = 2.0
 """What still comes of a refused request is read for so long, so that the refusal is read as well."""
@@ -425,10 +424,7 @@ async def _body(request: web.Request) -> bytes:
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
-        response = await handler(request)
-        if not response.prepared:
-            response.force_close()
-        return response
+        return await handler(request)
     except SkerryError as err:
         log.info("link request refused", path=request.path, remote=request.remote, problem=err.detail)
         return web.Response(body=to_json(err.problem()), status=err.status, content_type="application/problem+json")
@@ -473,10 +469,13 @@ def _bound(listen: tuple[str, int]) -> socket:
 
 
 class Patience:
-    """Ends connections whose first request does not come: they would fill the table of open files, byte by byte."""
+    """Ends connections that don't come to a request: they would fill the table of open files, byte by byte."""
 
     def __init__(self) -> None:
-        self._spoken: WeakSet[asyncio.BaseTransport] = WeakSet()
+        self._busy: set[int] = set()
+        """The connections with a request, by their protocol's identity: uvloop's transports take no weak reference."""
+        self._rested: set[int] = set()
+        """Those that were without one at the last look."""
 
     def over(self, runner: web.AppRunner) -> Callable[[], asyncio.Protocol]:
         """Return what makes a connection's protocol."""
@@ -485,20 +484,36 @@ class Patience:
 
         def connect() -> asyncio.Protocol:
             handler = server()
-            asyncio.get_running_loop().call_later(REQUEST_LIMIT_S, self._end_silent, handler)
+            self._look_later(handler)
             return handler
 
         return connect
 
-    def _end_silent(self, handler: asyncio.Protocol) -> None:
+    def _look_later(self, handler: asyncio.Protocol) -> None:
+        asyncio.get_running_loop().call_later(REQUEST_LIMIT_S, self._look, handler)
+
+    def _look(self, handler: asyncio.Protocol) -> None:
         transport: asyncio.WriteTransport | None = getattr(handler, "transport", None)
-        if transport is not None and transport not in self._spoken:
+        if transport is None:
+            self._busy.discard(id(handler))
+            self._rested.discard(id(handler))
+            return
+        if id(handler) in self._busy:
+            self._rested.discard(id(handler))
+        elif id(handler) in self._rested:
             log.info("connection ended: no request came", peer=str(transport.get_extra_info("peername")))
             transport.abort()
+        else:
+            self._rested.add(id(handler))
+        self._look_later(handler)
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Note that a request came."""
-        if request.transport is not None:
-            self._spoken.add(request.transport)
-        return await handler(request)
+        """Note that a request is being answered."""
+        one = id(request.protocol)
+        self._busy.add(one)
+        self._rested.discard(one)
+        try:
+            return await handler(request)
+        finally:
+            self._busy.discard(one)
