@@ -7,7 +7,6 @@ nobody but `apply` and the fleet changes it. One per controller process.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from typing import TypeVar
 
 import msgspec
 
@@ -18,6 +17,7 @@ from common.kinds import kind_named
 from common.kinds.kind import AnyResource, Resource, Scope, fields
 from common.protocol import Inventory, Metrics
 from controller.store import counted
+from controller.store.keeping import discard, keep, keep_in
 from controller.store.rows import (
     GRAVES_KEPT,
     Address,
@@ -42,11 +42,6 @@ from controller.store.rows import (
     ZoneUse,
     identity,
 )
-
-G = TypeVar("G")
-K = TypeVar("K")
-V = TypeVar("V")
-
 
 _COUNTED = (Resource, Document, Operation, Grave, ZoneUse)
 
@@ -398,9 +393,9 @@ class WorkingSet:
             self._by_kind[row.kind].pop(row.id, None)
             self._by_name.pop((row.kind, row.project, row.name), None)
             for target in references(before):
-                _discard(self._users, target, row.id)
+                discard(self._users, target, row.id)
             if before.owner:
-                _discard(self._by_owner, before.owner, row.id)
+                discard(self._by_owner, before.owner, row.id)
         if not there:
             if (steps := self._taken.pop(row.id, None)) and row.owner:
                 self._taken.setdefault(row.owner, {}).update(steps)
@@ -421,35 +416,35 @@ class WorkingSet:
             case Membership():
                 self._membership(row, there=there)
             case ZoneUse():
-                _keep(self._zone_uses, (row.zone, row.controller), row, there=there)
+                keep(self._zone_uses, (row.zone, row.controller), row, there=there)
             case Capacity():
-                _keep(self._capacities, row.host, row, there=there)
+                keep(self._capacities, row.host, row, there=there)
             case Address():
-                _keep_in(self._addresses, row.vm, row.index, row, there=there)
-                _keep_in(self._in_network, row.network, (row.vm, row.index), row, there=there)
+                keep_in(self._addresses, row.vm, row.index, row, there=there)
+                keep_in(self._in_network, row.network, (row.vm, row.index), row, there=there)
             case Vni():
-                _keep(self._vnis, row.network, row.vni, there=there)
+                keep(self._vnis, row.network, row.vni, there=there)
             case Document():
-                _keep_in(self._documents, row.host, row.key, row, there=there)
-                _keep_in(self._owned_documents, row.owner, (row.host, row.key), row, there=there)
+                keep_in(self._documents, row.host, row.key, row, there=there)
+                keep_in(self._owned_documents, row.owner, (row.host, row.key), row, there=there)
             case Operation():
-                _keep(self._operations, row.id, row, there=there)
-                _keep_in(self._open_operations, row.resource, row.id, row, there=there and row.finished_at is None)
+                keep(self._operations, row.id, row, there=there)
+                keep_in(self._open_operations, row.resource, row.id, row, there=there and row.finished_at is None)
                 if row.resource not in self._open_operations:
                     self._forget_taken(row.resource)
             case Token():
-                _keep(self._tokens, row.digest, row, there=there)
+                keep(self._tokens, row.digest, row, there=there)
             case Enrolment():
                 self._enrolment(row, there=there)
             case Controller():
-                _keep(self._controllers, row.id, row, there=there)
+                keep(self._controllers, row.id, row, there=there)
             case Link():
-                _keep(self._links, row.host, row, there=there)
+                keep(self._links, row.host, row, there=there)
                 view = self.host(row.host) if there else self._hosts.get(row.host)
                 if view:
                     view.connected, view.since = there, row.since
             case Fact():
-                _keep(self._facts, row.name, row, there=there)
+                keep(self._facts, row.name, row, there=there)
             case Grave():
                 self._bury(row, there=there)
             case Event() | QueueRow():
@@ -457,7 +452,7 @@ class WorkingSet:
 
     def _bury(self, row: Grave, *, there: bool) -> None:
         self._graves.pop(row.id, None)
-        _keep(self._graves, row.id, row, there=there)
+        keep(self._graves, row.id, row, there=there)
         if len(self._graves) > 2 * GRAVES_KEPT:
             for old in tuple(self._graves)[:-GRAVES_KEPT]:
                 del self._graves[old]
@@ -487,7 +482,7 @@ class WorkingSet:
             crowd[before.domain] -= 1
             if not crowd[before.domain]:
                 del crowd[before.domain]
-        _keep_in(self._members, row.group, row.owner, row, there=there)
+        keep_in(self._members, row.group, row.owner, row, there=there)
         if there:
             crowd[row.domain] += 1
         if not crowd:
@@ -498,26 +493,6 @@ def _same_place(one: AnyResource, other: AnyResource) -> bool:
     """Say whether two states of a resource have the same name and refer to the same things: most changes are of its
     status, and leave every index as it is."""
     return one.spec == other.spec and (one.name, one.project, one.owner) == (other.name, other.project, other.owner)
-
-
-def _keep(into: dict[K, V], key: K, value: V, *, there: bool) -> None:
-    if there:
-        into[key] = value
-    else:
-        into.pop(key, None)
-
-
-def _keep_in(into: dict[G, dict[K, V]], group: G, key: K, value: V, *, there: bool) -> None:
-    """Keep it in a group; an empty group goes, for a controller runs for years."""
-    _keep(into[group], key, value, there=there)
-    if not into[group]:
-        del into[group]
-
-
-def _discard(into: dict[G, set[K]], group: G, key: K) -> None:
-    into[group].discard(key)
-    if not into[group]:
-        del into[group]
 
 
 def _add(used: Used, placement: Placement, sign: int) -> None:
