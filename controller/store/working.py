@@ -160,9 +160,8 @@ class WorkingSet:
 
     def children(self, owner: Id) -> tuple[AnyResource, ...]:
         """Return the resources that this one made."""
-        if (found := self._by_owner.get(owner)) is None:
-            return ()
-        return tuple(self._resources[child] for child in sorted(found))
+        found = self._by_owner.get(owner)
+        return tuple(self._resources[child] for child in sorted(found)) if found else ()
 
     def users(self, resource: Id) -> tuple[AnyResource, ...]:
         """Return the resources whose spec refers to this one, by id order."""
@@ -217,9 +216,8 @@ class WorkingSet:
 
     def addresses(self, vm: Id) -> tuple[Address, ...]:
         """Return a VM's addresses in NIC order."""
-        if (found := self._addresses.get(vm)) is None:
-            return ()
-        return tuple(found[index] for index in sorted(found))
+        found = self._addresses.get(vm)
+        return tuple(found[index] for index in sorted(found)) if found else ()
 
     def ports(self, network: Id) -> Iterable[Address]:
         """Return every address taken in a network."""
@@ -251,9 +249,8 @@ class WorkingSet:
 
     def open_operations(self, resource: Id) -> tuple[Operation, ...]:
         """Return the operations of a resource that are not finished, oldest first."""
-        if (found := self._open_operations.get(resource)) is None:
-            return ()
-        return tuple(sorted(found.values(), key=lambda op: (op.created_at, op.id)))
+        found = self._open_operations.get(resource)
+        return tuple(sorted(found.values(), key=lambda op: (op.created_at, op.id))) if found else ()
 
     def token(self, digest: str) -> Token | None:
         """Return the token with this hash, unless it is revoked."""
@@ -459,8 +456,7 @@ class WorkingSet:
 
     def _enrolment(self, row: Enrolment, *, there: bool) -> None:
         if before := self._enrolments.pop(row.host, None):
-            self._mtus[before.underlay_mtu] -= 1
-            self._mtus += Counter()  # those that none has any more go
+            self._mtus -= Counter([before.underlay_mtu])
         if there:
             self._enrolments[row.host] = row
             self._mtus[row.underlay_mtu] += 1
@@ -490,8 +486,7 @@ class WorkingSet:
 
 
 def _same_place(one: AnyResource, other: AnyResource) -> bool:
-    """Say whether two states of a resource have the same name and refer to the same things: most changes are of its
-    status, and leave every index as it is."""
+    """Say whether two states of a resource stand alike in every index: most changes are of the status."""
     return one.spec == other.spec and (one.name, one.project, one.owner) == (other.name, other.project, other.owner)
 
 

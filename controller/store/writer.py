@@ -6,13 +6,14 @@ once it is committed. A function that raises undoes its own savepoint only.
 """
 
 import asyncio
-import queue
-import threading
-from collections.abc import Callable, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, OperationalError
 
 from common.clock import Clock
@@ -29,6 +30,9 @@ R = TypeVar("R")
 
 MOST_TOGETHER = 256
 """Transactions in one commit."""
+
+SLICE_S = 0.005
+"""A slice of the event loop's time: what waits longer is in the next commit."""
 
 Committed = Callable[[list[Change], set[Id]], None]
 """Told after each commit, in commit order and before any caller gets its answer: what changed, who was poked."""
@@ -95,15 +99,15 @@ class Job(Generic[R]):
             self.future.set_result(self.result)  # type: ignore[arg-type]
 
 
-def run_jobs(jobs: Sequence[Job[Any]], batch: Batch, now: Clock) -> None:
+def run_jobs(jobs: Iterable[Job[Any]], batch: Batch, now: Clock) -> None:
     """Run jobs for one commit, each behind a savepoint: what one that fails has done is undone, and nothing else."""
-    say = batch.driver.say
-    say("SAVEPOINT job")
+    say, words = batch.driver.say, ["SAVEPOINT job"]
     for job in jobs:
-        if not job.attempt(Tx(batch, now())):
-            say("ROLLBACK TO SAVEPOINT job")
-        elif job is not jobs[-1]:
-            say("RELEASE SAVEPOINT job", "SAVEPOINT job")
+        say(*words)
+        went_well = job.attempt(Tx(batch, now()))
+        words = ["RELEASE SAVEPOINT job", "SAVEPOINT job"] if went_well else ["ROLLBACK TO SAVEPOINT job"]
+    if words[0].startswith("ROLLBACK"):
+        say(*words)
     batch.close()
 
 
@@ -127,37 +131,47 @@ def _first_line(err: BaseException | None) -> str:
 
 
 class GroupWriter:
-    """A thread that owns the writing connection. An async context manager."""
+    """Runs what waits on the event loop, a slice at a time, and commits it in a thread of its own: a statement takes
+    microseconds, and to hand each of them to a thread costs more, while a commit waits for the disk. An async context
+    manager.
+    """
 
     def __init__(self, engine: Engine, clock: Clock, committed: Committed) -> None:
         self._engine = engine
         self._clock = clock
         self._committed = committed
-        self._jobs: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._jobs: deque[Job[Any]] = deque()
+        self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-writer")
+        self._connection: Connection | None = None
+        self._idle = asyncio.Event()
         self._ended = False
 
     async def __aenter__(self) -> "GroupWriter":
-        self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        self._connection = self._engine.connect()
+        self._idle.set()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._ended = True
-        self._jobs.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await self._idle.wait()
+        self._disk.shutdown()
+        if self._connection is not None:
+            self._connection.close()
 
     async def submit(self, function: Callable[[Tx], R]) -> R:
         """Run a function in a transaction; returns when it is on disk, raises what it raised.
 
         Raises Temporary where nothing could be committed (OutOfSpace: a full disk): then nothing of it is kept.
         """
-        assert self._loop is not None, "the writer is not running"
+        assert self._connection is not None, "the writer is not running"
         if self._ended:
             raise Temporary("the controller is stopping", fix="try again in a moment")
-        job: Job[R] = Job(function, self._loop.create_future())
-        self._jobs.put(job)
+        loop = asyncio.get_running_loop()
+        job: Job[R] = Job(function, loop.create_future())
+        self._jobs.append(job)
+        if self._idle.is_set():
+            self._idle.clear()
+            loop.call_soon(self._turn, loop)
         return await job.future
 
     async def read(self, function: Callable[[Tx], R]) -> R:
@@ -168,33 +182,48 @@ class GroupWriter:
         """Run the function that fills the working set."""
         return await self.submit(function)
 
-    def _work(self) -> None:
-        assert self._loop is not None
-        with self._engine.connect() as connection:
-            while (first := self._jobs.get()) is not None:
-                jobs = [first, *self._waiting()]
-                try:
-                    with connection.begin():
-                        run_jobs(jobs, Batch(connection), self._clock)
-                except Exception as err:
-                    log.warning("commit failed", error=str(err), exc_info=not isinstance(err, OperationalError))
-                    connection.invalidate()  # a transaction that could not be ended goes with its connection
-                    for job in jobs:
-                        job.lose(not_written(err))
-                self._loop.call_soon_threadsafe(self._deliver, jobs)
-
-    def _waiting(self) -> list[Job[Any]]:
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run what waits, as far as a slice goes, and have it committed."""
         jobs: list[Job[Any]] = []
-        while len(jobs) < MOST_TOGETHER:
-            try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                break
-            if job is None:
-                self._jobs.put(None)
-                break
-            jobs.append(job)
-        return jobs
+        try:
+            assert self._connection is not None
+            self._connection.begin()
+            run_jobs(self._slice(jobs), Batch(self._connection), self._clock)
+        except Exception as err:
+            self._lose(jobs, err)
+            self._next(loop, jobs)
+            return
+        loop.run_in_executor(self._disk, self._commit, jobs).add_done_callback(lambda _: self._next(loop, jobs))
+
+    def _slice(self, jobs: list[Job[Any]]) -> Iterator[Job[Any]]:
+        until = time.perf_counter() + SLICE_S
+        while self._jobs and len(jobs) < MOST_TOGETHER and (not jobs or time.perf_counter() < until):
+            jobs.append(self._jobs.popleft())
+            yield jobs[-1]
+
+    def _commit(self, jobs: list[Job[Any]]) -> None:
+        assert self._connection is not None
+        try:
+            self._connection.commit()
+        except Exception as err:
+            self._lose(jobs, err)
+
+    def _lose(self, jobs: list[Job[Any]], err: Exception) -> None:
+        assert self._connection is not None
+        log.warning("commit failed", error=str(err), exc_info=not isinstance(err, OperationalError))
+        self._connection.invalidate()  # a transaction that could not be ended goes with its connection
+        self._connection.rollback()
+        for job in jobs:
+            job.lose(not_written(err))
+
+    def _next(self, loop: asyncio.AbstractEventLoop, jobs: list[Job[Any]]) -> None:
+        try:
+            self._deliver(jobs)
+        finally:
+            if self._jobs:
+                loop.call_soon(self._turn, loop)
+            else:
+                self._idle.set()
 
     def _deliver(self, jobs: list[Job[Any]]) -> None:
         changes = [change for job in jobs for change in job.changes]

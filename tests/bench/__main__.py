@@ -7,13 +7,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import uvloop
+
 from lab.cloud import Lab
 from lab.layout import ROOT
-from tests.bench import choosing, create, face, fdb, metrics, placement, rest
+from tests.bench import choosing, create, face, fdb, metrics, placement, rest, turns
 from tests.bench.figures import FAR, Figure, show, write
 
 RUNS = 25
-PARTS = ("fdb", "metrics", "choosing", "placement", "face", "create", "rest")
+PARTS = ("fdb", "metrics", "choosing", "placement", "turns", "face", "create", "rest")
 
 
 @contextmanager
@@ -37,8 +39,10 @@ def measure(parts: list[str], runs: int) -> Iterator[Figure]:
     if "choosing" in parts:
         yield from choosing.measure()
     if "placement" in parts:
-        for hosts in (100, 1_000):
-            yield from asyncio.run(placement.measure(hosts))
+        for hosts in (1_000, 10_000, 100_000):
+            yield from uvloop.run(placement.measure(hosts))
+    if "turns" in parts:
+        yield from uvloop.run(turns.measure(1_000))
     if "face" in parts:
         yield from asyncio.run(face.measure())
     if not {"create", "rest"} & set(parts):

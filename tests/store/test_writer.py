@@ -10,6 +10,7 @@ from sqlalchemy.exc import DatabaseError
 from common.errors import Conflict, OutOfSpace, Temporary
 from common.ids import Id, RequestId
 from controller.store import tables
+from controller.store import writer as writer_module
 from controller.store.rows import Change, Event, Vni
 from controller.store.store import Feed, Store
 from controller.store.tx import Tx
@@ -209,3 +210,33 @@ async def test_a_watcher_gets_every_batch_or_is_told_to_start_again(desk: Desk) 
         for _ in range(2000):
             watch.offer(())
         assert await watch.next() is None
+
+
+async def test_what_waits_longer_than_a_slice_is_in_a_later_commit(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "SLICE_S", 0.0)
+    feed, together = Feed(), list[int]()
+
+    def committed(changes: list[Change], poked: set[Id]) -> None:
+        together.append(len(changes))
+        feed.committed(changes, poked)
+
+    async with GroupWriter(engine, Clock(), committed) as writer:
+        store = Store(writer, feed)
+        await asyncio.gather(*(store.append(happened(str(number))) for number in range(20)))
+        kept = [event.message for event in await store.events(0, 100)]
+
+    assert together == [1] * 20
+    assert kept == [str(number) for number in range(20)]
+
+
+async def test_the_end_waits_for_what_was_submitted(engine: Engine) -> None:
+    feed = Feed()
+    async with GroupWriter(engine, Clock(), feed.committed) as writer:
+        store = Store(writer, feed)
+        waiting = [asyncio.ensure_future(store.append(happened())) for _ in range(5)]
+        await asyncio.sleep(0)
+
+    assert await asyncio.gather(*waiting) == [None] * 5
+    assert len(seqs(engine)) == 5
