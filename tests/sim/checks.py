@@ -1,5 +1,6 @@
 """What must be so in the simulated world: always, once it is quiet, and when all has been deleted."""
 
+import json
 from collections import Counter
 
 from sqlalchemy import func, select
@@ -16,6 +17,7 @@ def always(cloud: Cloud) -> None:
     """Hold at every moment, whatever just happened."""
     world = cloud.world
     _claims_add_up(world, cloud.liars)
+    _groups_are_apart(world)
     honest = [node for node in world.nodes.values() if node.host not in cloud.liars]
     running = Counter(vm for node in honest for vm in node.machine.guests.runs)
     assert all(count == 1 for count in running.values()), f"a guest runs twice: {running.most_common(1)}"
@@ -70,6 +72,19 @@ def _claims_add_up(world: World, liars: set[HostId]) -> None:
             select(func.count()).select_from(tables.resource).group_by(r.kind, r.project, r.name)
         ).scalars()
         assert all(count == 1 for count in names)
+
+
+def _groups_are_apart(world: World) -> None:
+    """No two machines of a hard group over hosts have one host, as far as their own rows and placements say."""
+    r, p = tables.resource.c, tables.placement.c
+    with world.engine.connect() as connection:
+        rows = connection.execute(select(r.id, r.spec).where(r.kind.in_(("group", "vm")))).all()
+        hosts = {row.owner: row.host for row in connection.execute(select(p.owner, p.host))}
+    specs = {row.id: json.loads(row.spec) for row in rows}
+    for group, rule in specs.items():
+        if rule.get("policy") == "anti-affinity" and rule.get("over", "host") == "host" and rule.get("hard", True):
+            found = Counter(hosts[vm] for vm, spec in specs.items() if vm in hosts and group in spec.get("groups", ()))
+            assert all(count == 1 for count in found.values()), f"{group} has two machines on one host: {found}"
 
 
 def _addresses_are_own(world: World, name: str) -> None:

@@ -209,6 +209,7 @@ def group(cloud: Cloud) -> None:
         return cloud.world.controller is not None and len(cloud.seen.crowd(_id(cloud, "group", "db"))) == 2
 
     cloud.world.run_until(apart, limit_s=LIMIT_S, what="two are apart")
+    checks.always(cloud)
     placed = [name for name in ("a", "b", "c") if cloud.seen.placement(_id(cloud, "vm", name))]
     vanishes(cloud, "vm", "shop", placed[0])
     for name in {"a", "b", "c"} - {placed[0]}:
