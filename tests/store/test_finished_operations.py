@@ -109,7 +109,7 @@ async def test_old_finished_operations_are_dropped_and_open_ones_kept(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, restart: bool
 ) -> None:
     monkeypatch.setattr(mutations, "FINISHED_KEPT", 3)
-    monkeypatch.setattr(mutations, "DROP_EVERY", 8)
+    monkeypatch.setattr(mutations, "DROP_EVERY", 7)
     still_open = await desk.create("project", "", "open")
     for number in range(12):
         desk.clock.now += 1

@@ -3,6 +3,7 @@
 from common.ids import Id
 from controller.store import queue
 from controller.store.queue import Finished
+from controller.store.rows import QueueRow
 from controller.store.store import Store
 from controller.store.tx import Tx
 from controller.store.writes import Forget, Poke
@@ -13,9 +14,14 @@ async def finish(desk: Desk, done: Finished) -> float | None:
     return await desk.store._writer.submit(lambda tx: queue.finish(tx, done))
 
 
+async def queued_rows(desk: Desk) -> list[QueueRow]:
+    """Return the queue, without the domain that there always is."""
+    return [row for row in await desk.store.load(alone=True) if row.resource != "dom-000000000000"]
+
+
 async def test_what_is_committed_is_queued_and_due_at_once(desk: Desk) -> None:
     row = await desk.create("project", "", "shop")
-    (queued,) = await desk.store.load(alone=True)
+    (queued,) = await queued_rows(desk)
     assert (queued.resource, queued.due_at) == (row.id, 0.0)
 
 
@@ -54,7 +60,7 @@ async def test_finishing_puts_the_row_off(desk: Desk) -> None:
     row = await desk.create("project", "", "shop")
     (leased,) = await desk.store.take("ctl-a", [row.id])
     assert await finish(desk, Finished(resource=row.id, pokes=leased.pokes, due_at=99.0)) == 99.0
-    (queued,) = await desk.store.load(alone=True)
+    (queued,) = await queued_rows(desk)
     assert queued.due_at == 99.0
     assert len(await desk.store.take("ctl-b", [row.id])) == 1
 
@@ -71,7 +77,7 @@ async def test_finishing_what_is_gone_says_so(desk: Desk) -> None:
     (leased,) = await desk.store.take("ctl-a", [row.id])
     await desk.write(Forget(resource=row.id))
     assert await finish(desk, Finished(resource=row.id, pokes=leased.pokes, due_at=99.0)) is None
-    assert await desk.store.load(alone=True) == ()
+    assert await queued_rows(desk) == []
 
 
 async def test_every_poke_counts(store: Store) -> None:
