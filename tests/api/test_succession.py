@@ -68,11 +68,15 @@ def phase(world: World) -> str:
 
 
 async def settled(*worlds: World, before: str) -> None:
+    """Wait until another authority has followed, and new connections trust nobody else."""
+
+    def alone(world: World) -> bool:
+        inner = world.authority._inner
+        followed = phase(world) == "settled" and world.authority.own_fingerprint() != before
+        return followed and inner is not None and len(inner.get_ca_certs()) == 1
+
     for world in worlds:
-        await eventually(
-            lambda world=world: phase(world) == "settled" and world.authority.own_fingerprint() != before,  # type: ignore[misc]
-            limit_s=20,
-        )
+        await eventually(lambda world=world: alone(world), limit_s=20)  # type: ignore[misc]
 
 
 def authorities(path: Path) -> set[str]:
