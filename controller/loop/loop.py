@@ -88,6 +88,10 @@ class Loop:
         self._busy: set[Id] = set()
         self._again: set[Id] = set()
         self._blocked: set[Id] = set()
+        self._passed_over: set[Id] = set()
+        """Blocked while claims of others were chosen and not committed: those may fail, and be free again."""
+        self._choosing = 0
+        """Claims that are chosen and not committed yet."""
         self._wake = asyncio.Event()
         self.inventory = Inventory(store.seen)
         self._turned_at = timer()
@@ -160,7 +164,7 @@ class Loop:
                         self.poke(row.host, own=own)
                         self._retry_blocked()
                     else:
-                        self._due.put(row.host, self._clock() + (COUNT_S if own else OTHERS_FIRST_S))
+                        self._due.put(row.host, self._timer() + (COUNT_S if own else OTHERS_FIRST_S))
                 case Membership():
                     self.poke(row.group, own=own)
                 case Capacity():
@@ -374,15 +378,30 @@ class Loop:
         seen_at = self._seen.revision
         choice = self.inventory.choose(demand)
         if not isinstance(choice, Choice):
+            if self._choosing:
+                self._passed_over.add(subject.id)
             await self._block(subject, row, outcome.status, choice)
             return False
+        self._choosing += 1
         say = f"placed on host {self._seen.name_of(choice.host)}"
         try:
             await self._step(subject, (outcome.claim(choice, self._worker, seen_at), *outcome.writes), say, retries)
         finally:
+            self._choosing -= 1
             self.inventory.settle(choice, demand)
+            if self._seen.placement(subject.id) is None:
+                self._retry_passed_over()
+            elif not self._choosing:
+                self._passed_over.clear()
         self._blocked.discard(subject.id)
         return True
+
+    def _retry_passed_over(self) -> None:
+        """A claim failed: whoever was refused for its sake may fit now. Not all that is blocked: two that fail for
+        another reason would poke each other for ever."""
+        waiting, self._passed_over = self._passed_over, set()
+        for resource in waiting & self._blocked:
+            self.poke(resource)
 
     async def _block(self, subject: AnyResource, row: QueueRow, status: Status, why: Refusal) -> None:
         self._blocked.add(subject.id)
