@@ -11,11 +11,11 @@ import uvloop
 
 from lab.cloud import Lab
 from lab.layout import ROOT
-from tests.bench import choosing, create, face, fdb, metrics, placement, rest, turns
+from tests.bench import agents, choosing, create, face, fdb, metrics, placement, rest, turns
 from tests.bench.figures import FAR, Figure, show, write
 
 RUNS = 25
-PARTS = ("fdb", "metrics", "choosing", "placement", "turns", "face", "create", "rest")
+PARTS = ("fdb", "metrics", "choosing", "placement", "turns", "face", "agents", "create", "rest")
 
 
 @contextmanager
@@ -45,6 +45,8 @@ def measure(parts: list[str], runs: int) -> Iterator[Figure]:
         yield from uvloop.run(turns.measure(1_000))
     if "face" in parts:
         yield from asyncio.run(face.measure())
+    if "agents" in parts:
+        yield from asyncio.run(agents.measure())
     if not {"create", "rest"} & set(parts):
         return
     with fresh_lab() as lab:
