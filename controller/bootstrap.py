@@ -8,7 +8,7 @@ from common.ids import new_request_id
 from common.kinds import kind_named
 from common.kinds.kind import SYSTEM_PROJECT, Role
 from common.secret import Secret
-from controller.auth.caller import Caller
+from controller.auth.caller import built_in
 from controller.kinds import admission
 from controller.kinds.admission import Context, NewResource
 from controller.store.store import Store
@@ -16,7 +16,7 @@ from controller.store.store import Store
 
 def _context(store: Store, clock: Clock) -> Context:
     """Speak as the machine's own root, who can read the database anyway."""
-    caller = Caller(actor="skerry-controller", project=SYSTEM_PROJECT, role=Role.ADMIN, request=new_request_id())
+    caller = built_in("skerry-controller", SYSTEM_PROJECT, Role.ADMIN, new_request_id())
     return Context(seen=store.seen, caller=caller, now=clock())
 
 

@@ -57,6 +57,9 @@ class ApiSection(Section, frozen=True):
     burst: Annotated[
         int, msgspec.Meta(ge=1, le=1_000_000, description="requests that a token which was quiet may send at once")
     ] = 5000
+    session_hours: Annotated[
+        float, msgspec.Meta(ge=0.1, le=720, description="how long a user who logged in stays so, hours")
+    ] = 12.0
     metrics_open: Annotated[
         bool,
         msgspec.Meta(

@@ -13,6 +13,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "cli.md": cli.cli_page,
     "kinds.md": cli.kinds_page,
     "api.md": api.api_page,
+    "actions.md": api.actions_page,
     "errors.md": api.errors_page,
     "config.md": api.config_page,
     "metrics.md": api.metrics_page,

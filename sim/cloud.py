@@ -10,7 +10,7 @@ from common.errors import Conflict, NotFound
 from common.ids import HostId, Id, RequestId, child_id
 from common.kinds import kind_named
 from common.kinds.kind import SYSTEM_PROJECT, AnyResource, Role
-from controller.auth.caller import Caller
+from controller.auth.caller import built_in
 from controller.kinds import admission
 from controller.kinds.admission import Admission, Context, NewResource, Patch
 from controller.store.working import WorkingSet
@@ -19,7 +19,7 @@ from sim.world import RESTART_S, Lost, Node, World
 
 R = TypeVar("R")
 
-OPERATOR = Caller(actor="system/root", project=SYSTEM_PROJECT, role=Role.ADMIN, request=RequestId("req-sim"))
+OPERATOR = built_in("system/root", SYSTEM_PROJECT, Role.ADMIN, RequestId("req-sim"))
 
 
 def _root_disks(vm: AnyResource) -> set[Id]:

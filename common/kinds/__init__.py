@@ -1,6 +1,7 @@
 """Every kind there is, in the order in which pages and help texts show them. A new kind is one line here."""
 
 from common.counters import Counter
+from common.kinds.binding import BINDING
 from common.kinds.domain import DOMAIN
 from common.kinds.group import GROUP
 from common.kinds.host import HOST
@@ -11,9 +12,11 @@ from common.kinds.network import NETWORK
 from common.kinds.project import PROJECT
 from common.kinds.rack import RACK
 from common.kinds.region import REGION
+from common.kinds.role import ROLE
 from common.kinds.schedule import SCHEDULE
 from common.kinds.size import SIZE
 from common.kinds.token import TOKEN
+from common.kinds.user import USER
 from common.kinds.vm import VM
 from common.kinds.volume import VOLUME
 from common.kinds.zone import ZONE
@@ -21,6 +24,9 @@ from common.kinds.zone import ZONE
 KINDS: tuple[AnyKind, ...] = (
     DOMAIN,
     PROJECT,
+    USER,
+    ROLE,
+    BINDING,
     TOKEN,
     REGION,
     ZONE,

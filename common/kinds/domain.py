@@ -40,7 +40,6 @@ DOMAIN = Kind(
         Column(title="DESCRIPTION", path="spec.description"),
     ),
     extras=(Extra(name="quota", method="GET", summary="Show what its projects use, and its limits.", role=Role.ADMIN),),
-    read=Role.ADMIN,
     create=Role.ADMIN,
     change=Role.ADMIN,
     delete=Role.ADMIN,

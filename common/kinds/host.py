@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from common.kinds.kind import Column, Extra, Kind, Ref, Role, Scope, Spec, Status
+from common.kinds.kind import Column, Extra, Kind, Private, Ref, Role, Scope, Spec, Status
 
 
 class HostSpec(Spec, frozen=True):
@@ -29,7 +29,7 @@ class HostSpec(Spec, frozen=True):
 class HostStatus(Status, frozen=True):
     """What the agent reported when it last said hello."""
 
-    address: str = ""
+    address: Annotated[str, Private()] = ""
     """Where other hosts reach it: the VXLAN tunnel endpoint."""
     agent_version: str = ""
     cpu_model: str = ""

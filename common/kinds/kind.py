@@ -14,7 +14,7 @@ from common.refusal import Refusal
 
 
 class Role(IntEnum):
-    """What a token may do in its project. Each role may do what those before it may."""
+    """The built-in roles. Each may do what those before it may; a descriptor says which is the least for an action."""
 
     READER = 1
     MEMBER = 2
@@ -82,6 +82,12 @@ class Ref:
 @dataclass(frozen=True)
 class ServerSet:
     """Marks a spec field (in Annotated) that only Skerry sets: a verb, an upload, a planner. Refused in bodies."""
+
+
+@dataclass(frozen=True)
+class Private:
+    """Marks a field of a spec or status (in Annotated) that is shown only to those who may change the thing, and is in
+    no event."""
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -224,11 +230,12 @@ class Field:
     description: str
     ref: str | None
     server_set: bool
+    private: bool
     required: bool
     default: Any
 
 
-def fields(spec: type[Spec]) -> tuple[Field, ...]:
+def fields(spec: type[Spec | Status]) -> tuple[Field, ...]:
     """Return the fields of a spec, in order, with their marks and descriptions."""
     return _fields(cast(Any, spec))
 
@@ -248,6 +255,7 @@ def _fields(spec: Any) -> tuple[Field, ...]:
                 description=next((m.description for m in metas if m.description), ""),
                 ref=next((m.kind for m in marks if isinstance(m, Ref)), None),
                 server_set=any(isinstance(m, ServerSet) for m in marks),
+                private=any(isinstance(m, Private) for m in marks),
                 required=field.required,
                 default=None if default is msgspec.NODEFAULT else default,
             )

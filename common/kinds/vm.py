@@ -6,7 +6,7 @@ import msgspec
 
 from common.boots import FirstBoot
 from common.counters import ADDRESSES, DISK_GIB, MEMORY_MIB, VCPUS, VMS, VOLUMES
-from common.kinds.kind import Column, Extra, Kind, Nothing, Ref, Role, Scope, ServerSet, Spec, Status, Verb
+from common.kinds.kind import Column, Extra, Kind, Nothing, Private, Ref, Role, Scope, ServerSet, Spec, Status, Verb
 from common.kinds.size import DiskGib, MemoryMib, Vcpus
 
 
@@ -49,6 +49,7 @@ class VmSpec(Spec, frozen=True):
     ] = True
     user_data: Annotated[
         str,
+        Private(),
         msgspec.Meta(max_length=65536, description="given to the guest unread: cloud-config or a script"),
     ] = ""
     metadata_tokens: Annotated[

@@ -26,6 +26,7 @@ from controller.api.extras import OF_A_HOST, HostExtras, VmExtras, extras
 from controller.api.health import Health
 from controller.api.history import Histories
 from controller.api.limits import Limits
+from controller.api.login import Sessions
 from controller.api.metrics import Metrics
 from controller.api.middleware import explain_errors, identify, sign
 from controller.api.openapi import openapi
@@ -85,7 +86,7 @@ def make_app(parts: Parts, *doors: Middleware) -> web.Application:
     app.on_response_prepare.append(sign)
     app.on_shutdown.append(waiting.stop)
     api = parts.config.api
-    door = Door(parts.store, Limits(rate_per_s=api.rate_per_s, burst=api.burst, clock=parts.clock))
+    door = Door(parts.store, Limits(rate_per_s=api.rate_per_s, burst=api.burst, clock=parts.clock), parts.clock)
     bound = _Bound(parts, door, waiting)
     refusals = Refusals(parts.store, door, parts.clock)
     health = Health(parts.readiness, metrics, door, metrics_open=parts.config.api.metrics_open)
@@ -95,6 +96,7 @@ def make_app(parts: Parts, *doors: Middleware) -> web.Application:
         "metrics": health.metrics,
         "openapi": _openapi(parts.version),
         "identity.keys": _keys(parts.authorities_pem),
+        "login": bound.sessions.login,
     }
     for route in ROUTES:
         endpoint = open_to_all[route.action] if route.public else _behind(door, route, bound.handler(route), refusals)
@@ -150,8 +152,17 @@ class _Bound:
         authority = AuthorityExtras(store, parts.successor, parts.clock)
         operations = Operations(store, contexts, waiting, committer)
         histories = Histories(store, parts.measured, parts.clock, parts.relay)
+        self.sessions = Sessions(
+            store,
+            contexts,
+            committer,
+            clock=parts.clock,
+            entropy=parts.entropy,
+            lasts_s=parts.config.api.session_hours * 3600.0,
+        )
         self._general: Mapping[str, Handler] = {
-            "whoami": Callers(parts.config.link_url).whoami,
+            "whoami": Callers(store, parts.config.link_url).whoami,
+            "logout": self.sessions.logout,
             "operations.list": operations.list,
             "operations.show": operations.show,
             "operations.cancel": operations.cancel,
@@ -172,6 +183,7 @@ class _Bound:
             VmExtras(store, fleet, door, waiting),
             histories,
             quotas=quotas,
+            sessions=self.sessions,
         )
 
     def handler(self, route: Route) -> Handler:

@@ -9,7 +9,7 @@ import structlog
 from aiohttp import web
 
 from common.clock import Clock
-from common.codec import from_json, to_json
+from common.codec import from_json
 from common.errors import Conflict, Denied, PreconditionFailed, QuotaExceeded, SkerryError, Temporary
 from common.ids import HostId, Id
 from common.kinds.kind import SYSTEM_PROJECT, AnyResource, Scope
@@ -19,9 +19,10 @@ from controller.api.query import bad, integer, refuse_unknown
 from controller.api.relay import Relay
 from controller.api.render import answer
 from controller.api.routes import Route
-from controller.auth.caller import Caller
+from controller.auth.caller import Caller, projects_of, require_everywhere, sees
+from controller.kinds.admission import spec_told
 from controller.store.rows import Event, EventResult, Head
-from controller.store.working import HostView
+from controller.store.working import HostView, WorkingSet
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +57,7 @@ class Refusals:
     ) -> Event:
         asked = request.match_info.get("project", "")
         row = self._subject(request, route, asked)
+        row = row if row and sees(caller, self._store.seen, row) else None
         name = row.name if row else request.match_info.get("name", request.match_info.get("id", ""))
         return Event(
             seq=0,
@@ -65,10 +67,10 @@ class Refusals:
             action=_action(route),
             kind=route.kind.name if route.kind else route.action.partition(".")[0].removesuffix("s"),
             resource=row.id if row else Id(""),
-            project=_project(caller, route, asked),
+            project=_project(caller, self._store.seen, route, asked),
             name=name[:63],
             message=err.detail[:500],
-            before=to_json(row.spec) if row and caller.speaks_for(row.project) else b"",
+            before=spec_told(row) if row else b"",
             after=b"",
             result=result,
         )
@@ -99,16 +101,18 @@ def _result(err: SkerryError) -> EventResult:
 
 def _action(route: Route) -> str:
     if route.kind is None:
-        return route.action.replace("operations.", "operation.")
+        known = {"operations.cancel": "operation.cancel", "logout": "user.logout"}
+        return known.get(route.action, route.action)
     part = route.verb or route.extra
     word = part.name if part else {"create": "create", "change": "set", "delete": "delete"}[route.action]
     return f"{route.kind.name}.{word}"
 
 
-def _project(caller: Caller, route: Route, asked: str) -> str:
+def _project(caller: Caller, seen: WorkingSet, route: Route, asked: str) -> str:
     """Return whose history a refusal belongs to: the project that was asked for, or else the caller's own. What a
     tenant tries on another one is its own history and the operators', and tells the other nothing."""
-    if route.kind and route.kind.scope is Scope.PROJECT and caller.speaks_for(asked):
+    known = projects_of(caller, seen)
+    if route.kind and route.kind.scope is Scope.PROJECT and (known is None or asked in known):
         return asked[:63]
     return "" if caller.project == SYSTEM_PROJECT else caller.project
 
@@ -144,7 +148,7 @@ class Trail:
     async def overview(self, call: Call) -> web.Response:
         """Answer what the last audit of each host found. Of several controllers each audits its own hosts."""
         refuse_unknown(call.request.query, ())
-        _require_system(call.caller, "see what audits find")
+        require_everywhere(call.caller, "host.audit", "what audits find")
         seen = self._store.seen
         here = [_audited(row.name, seen.host(HostId(row.id))) for row in _by_name(seen.of_kind("host"))]
         answers = (await self._relay.ask_all(call)).values() if self._relay else ()
@@ -160,7 +164,7 @@ class Trail:
         """Answer whether history is as it was written, and the chain's head. It covers all projects."""
         query = call.request.query
         refuse_unknown(query, VERIFY_PARAMETERS)
-        _require_system(call.caller, "verify the events")
+        require_everywhere(call.caller, "project.read", "a verification of the events")
         if ("seq" in query) != ("hash" in query):
             raise bad("seq", "a noted head is a seq and a hash", "give both, or neither")
         noted = None
@@ -169,14 +173,6 @@ class Trail:
                 raise bad("hash", "is not 64 hex digits", "give the hash as it was shown")
             noted = Head(seq=integer(query, "seq", 0, 1, 2**63 - 1), hash=query["hash"])
         return answer(await self._store.verify(noted))
-
-
-def _require_system(caller: Caller, what: str) -> None:
-    if caller.project != SYSTEM_PROJECT:
-        raise Denied(
-            f"{caller.actor} can't {what}: that is about every project",
-            fix=f"use a token of project {SYSTEM_PROJECT}; a reader will do",
-        )
 
 
 def _by_name(rows: Iterable[AnyResource]) -> list[AnyResource]:

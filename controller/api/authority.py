@@ -6,14 +6,14 @@ import msgspec
 from aiohttp import web
 
 from common.clock import Clock
-from common.errors import Denied, NotFound
+from common.errors import NotFound
 from common.ids import Id
-from common.kinds.kind import SYSTEM_PROJECT, Role
 from controller.api.body import refuse_body
 from controller.api.call import Call
 from controller.api.ports import Store
 from controller.api.query import flag, refuse_unknown
 from controller.api.render import answer
+from controller.auth.caller import require_everywhere, require_operator
 from controller.pki.succession import Standing, Succession
 from controller.store.rows import Event
 
@@ -68,18 +68,15 @@ class AuthorityExtras:
     async def show(self, call: Call) -> web.Response:
         """Answer how it stands."""
         refuse_unknown(call.request.query, ())
-        return answer(self._view(self._of(call, "see how its authority stands").standing()))
+        return answer(self._view(self._of(call, "seeing how its authority stands").standing()))
 
     async def rotate(self, call: Call) -> web.Response:
         """Have a new authority follow, or wait no longer for those that are behind."""
         query = call.request.query
         refuse_unknown(query, ROTATE_PARAMETERS)
         await refuse_body(call.request)
-        successor = self._of(call, "rotate its authority")
-        if call.caller.role < Role.ADMIN:
-            raise Denied(
-                f"{call.caller.actor} can't rotate the authority", fix="use an admin's token of project system"
-            )
+        successor = self._of(call, "rotating its authority")
+        require_operator(call.caller, "rotating the authority")
         if flag(query, "dry_run"):
             return answer(self._view(successor.standing()))
         standing = await successor.rotate(go_on=flag(query, "go_on"))
@@ -87,11 +84,7 @@ class AuthorityExtras:
         return answer(self._view(standing), status=202)
 
     def _of(self, call: Call, what: str) -> Successor:
-        if call.caller.project != SYSTEM_PROJECT:
-            raise Denied(
-                f"{call.caller.actor} can't {what}: that is the operators'",
-                fix=f"use a token of project {SYSTEM_PROJECT}",
-            )
+        require_everywhere(call.caller, "host.audit", what)
         if self._successor is None:
             raise NotFound("this controller has no authority")
         return self._successor

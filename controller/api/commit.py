@@ -100,7 +100,7 @@ class Committer:
         shown = msgspec.structs.replace(shown, quota=quota_after(admitted, seen, call.caller, self._standard))
         body = {
             "dry_run": True,
-            "resource": resource_view(found.resource),
+            "resource": resource_view(found.resource, seen, call.caller),
             "names": names_of([found.resource], seen, call.caller),
         }
         return answer(body | msgspec.structs.asdict(shown) | dict(more))
@@ -124,7 +124,7 @@ class Committer:
 
     def _accept(self, call: Call, row: AnyResource, operation: Operation, more: Mapping[str, object]) -> web.Response:
         body = {
-            "resource": resource_view(row),
+            "resource": resource_view(row, self._store.seen, call.caller),
             "operation": operation_view(operation),
             "names": names_of([row], self._store.seen, call.caller),
             **more,

@@ -11,6 +11,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from common.codec import to_json
 from common.errors import Invalid, SkerryError
+from common.kinds.kind import AnyResource
 from controller.api.call import Call, Door
 from controller.api.ports import Stream
 from controller.api.waiting import Waiting
@@ -33,22 +34,26 @@ def require_upgrade(request: web.Request) -> None:
         )
 
 
-async def bridge(call: Call, door: Door, waiting: Waiting, stream: Stream) -> web.WebSocketResponse:
+async def bridge(call: Call, row: AnyResource, door: Door, waiting: Waiting, stream: Stream) -> web.WebSocketResponse:
     """Carry bytes both ways until one side ends, the token is revoked, or the process stops."""
     websocket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=MAX_FRAME_BYTES, compress=False)
     try:
         await websocket.prepare(call.request)
         async with waiting.socket(websocket):
-            await _both_ways(call, door, websocket, stream)
+            await _both_ways(call, row, door, websocket, stream)
     finally:
         stream.close("detached")
     return websocket
 
 
-async def _both_ways(call: Call, door: Door, websocket: web.WebSocketResponse, stream: Stream) -> None:
-    """The caller's side is read here, the host's in a task of its own; whichever ends first ends the other."""
+async def _both_ways(
+    call: Call, row: AnyResource, door: Door, websocket: web.WebSocketResponse, stream: Stream
+) -> None:
+    """The caller's side is read here, the host's in a task of its own; whichever ends first ends the other. A third one
+    stands by for the end of the caller's rights."""
     async with asyncio.TaskGroup() as group:
         output = group.create_task(_show(call, door, websocket, stream))
+        watchman = group.create_task(_cut(call, row, door, websocket))
         try:
             async for message in websocket:
                 if message.type is WSMsgType.BINARY:
@@ -62,6 +67,7 @@ async def _both_ways(call: Call, door: Door, websocket: web.WebSocketResponse, s
             log.debug("console's caller left")
         finally:
             output.cancel()
+            watchman.cancel()
 
 
 async def _show(call: Call, door: Door, websocket: web.WebSocketResponse, stream: Stream) -> None:
@@ -75,6 +81,13 @@ async def _show(call: Call, door: Door, websocket: web.WebSocketResponse, stream
         await _end(call, websocket, err)
     except ConnectionResetError:
         log.debug("console's caller left")
+
+
+async def _cut(call: Call, row: AnyResource, door: Door, websocket: web.WebSocketResponse) -> None:
+    try:
+        await door.stand_by(call, row)
+    except SkerryError as err:
+        await _end(call, websocket, err)
 
 
 async def _end(call: Call, websocket: web.WebSocketResponse, err: SkerryError) -> None:

@@ -5,17 +5,20 @@ from typing import get_args
 
 from aiohttp import web
 
-from common.errors import Denied
 from controller.api.call import Call, Door
 from controller.api.ports import Store, Watch
 from controller.api.query import LIST_DEFAULT, LIST_MOST, bad, integer, moment, refuse_unknown
-from controller.api.render import answer, event_view
+from controller.api.render import EventView, answer, event_view, past_of
 from controller.api.stream import HEARTBEAT_S, frame, send_events
 from controller.api.waiting import Waiting
-from controller.auth.caller import Caller, sees_history
+from controller.auth.caller import Caller, projects_of, require_project, sees_past
 from controller.store.rows import Change, Event, EventQuery, EventResult, Put
+from controller.store.working import WorkingSet
 
 PAGE = 500
+
+ROUNDS = 50
+"""How often a page is filled up where much of what was read is not the caller's to see."""
 
 RESULTS = tuple(one for one in get_args(EventResult) if one)
 
@@ -47,14 +50,19 @@ class Events:
         """Answer a page of events, or follow them."""
         query = call.request.query
         refuse_unknown(query, PARAMETERS)
-        wanted = _wanted(call)
+        wanted = _wanted(call, self._store.seen)
         after = integer(query, "after", 0, 0, 2**63 - 1)
         limit = integer(query, "limit", LIST_DEFAULT, 1, LIST_MOST)
         if _follows(call.request):
             return await self._follow(call, _resumed(call.request, after), wanted)
-        events = await self._store.events(after, limit, wanted)
-        shown = [event_view(event) for event in _visible(events, call.caller)]
-        return answer({"items": shown, "next": events[-1].seq if events else after})
+        shown: list[EventView] = []
+        for _ in range(ROUNDS):
+            events = await self._store.events(after, limit - len(shown), wanted)
+            shown += [event_view(event) for event in _visible(events, call.caller, self._store.seen)]
+            after = events[-1].seq if events else after
+            if not events or len(shown) == limit:
+                break
+        return answer({"items": shown, "next": after})
 
     async def _follow(self, call: Call, after: int, wanted: EventQuery) -> web.StreamResponse:
         return await send_events(call.request, call.caller.request, self._chunks(call, after, wanted))
@@ -63,14 +71,14 @@ class Events:
         """Give what to send. The watch begins before the table is read, so that nothing falls between the two."""
         yield b": from here on\n\n"
         with self._store.watch() as watch:
-            caught_up = False
+            caught_up, seen = False, self._store.seen
             while not self._waiting.stopping:
                 caller = self._door.caller(call.request)
                 if not caught_up:
                     events = await self._store.events(after, PAGE, wanted)
                     caught_up = len(events) < PAGE
                 else:
-                    changes = await self._next(watch)
+                    changes = await self._next(watch, caller)
                     if changes is None:
                         caught_up = False
                         continue
@@ -79,12 +87,14 @@ class Events:
                         yield b": still here\n\n"
                 if events:
                     after = events[-1].seq
-                    yield b"".join(frame(one.action, event_view(one), one.seq) for one in _visible(events, caller))
+                    yield b"".join(
+                        frame(one.action, event_view(one), one.seq) for one in _visible(events, caller, seen)
+                    )
 
-    async def _next(self, watch: Watch) -> tuple[Change, ...] | None:
+    async def _next(self, watch: Watch, caller: Caller) -> tuple[Change, ...] | None:
         """Wait for changes: empty where none came for a heartbeat's time, None where some were lost."""
         try:
-            async with self._waiting.at_most(self._heartbeat_s):
+            async with self._waiting.at_most(self._door.left_s(caller, self._heartbeat_s)):
                 return await watch.next()
         except TimeoutError:
             return ()
@@ -97,17 +107,20 @@ def _events(changes: Iterable[Change], after: int, wanted: EventQuery) -> tuple[
     return tuple(sorted(found, key=lambda event: event.seq))
 
 
-def _visible(events: Iterable[Event], caller: Caller) -> Iterable[Event]:
-    return (event for event in events if sees_history(caller, event.kind, event.project))
+def _visible(events: Iterable[Event], caller: Caller, seen: WorkingSet) -> Iterable[Event]:
+    return (event for event in events if sees_past(caller, seen, past_of(event)))
 
 
-def _wanted(call: Call) -> EventQuery:
+def _wanted(call: Call, seen: WorkingSet) -> EventQuery:
     query = call.request.query
+    if project := query.get("project"):
+        require_project(call.caller, seen, project)
     result = query.get("result", "")
     if result and result not in RESULTS:
         raise bad("result", f"there is no result {result[:40]!r}", f"there is {', '.join(RESULTS)}")
     return EventQuery(
-        project=_project(call.caller, query.get("project")),
+        project=project,
+        within=projects_of(call.caller, seen) if project is None else None,
         actor=query.get("actor", ""),
         action=query.get("action", ""),
         kind=query.get("kind", ""),
@@ -116,18 +129,6 @@ def _wanted(call: Call) -> EventQuery:
         result=result,
         since=moment(query, "since"),
     )
-
-
-def _project(caller: Caller, asked: str | None) -> str | None:
-    """Return whose events to read: a project's tokens have their own."""
-    if asked is None:
-        return None if caller.speaks_for("system") else caller.project
-    if not caller.speaks_for(asked):
-        raise Denied(
-            f"{caller.actor} is a token of project {caller.project}, not of {asked[:63]}",
-            fix=f"leave project out, or say project={caller.project}",
-        )
-    return asked
 
 
 def _follows(request: web.Request) -> bool:

@@ -5,11 +5,11 @@ from typing import Any
 
 from aiohttp import web
 
-from common.errors import Conflict, Denied, Temporary
+from common.errors import Conflict, Temporary
 from common.ids import HostId
 from common.kinds.domain import DOMAIN
 from common.kinds.host import HOST
-from common.kinds.kind import SYSTEM_PROJECT, AnyResource
+from common.kinds.kind import AnyResource
 from common.kinds.project import PROJECT
 from common.kinds.vm import VM
 from common.protocol import AttachConsole, ReadSerialLog
@@ -18,6 +18,7 @@ from controller.api.call import Call, Contexts, Door, Handler
 from controller.api.commit import MUTATION_PARAMETERS, Committer
 from controller.api.console import bridge, require_upgrade
 from controller.api.history import Histories
+from controller.api.login import Sessions
 from controller.api.ports import Fleet, Session, Store
 from controller.api.query import integer, refuse_unknown
 from controller.api.quotas import Quotas
@@ -49,6 +50,7 @@ def extras(
     histories: Histories,
     *,
     quotas: Quotas,
+    sessions: Sessions,
 ) -> dict[tuple[str, str], Handler]:
     """Return the handler of every extra, by kind and name. A gate test fails where a kind's extra has none."""
 
@@ -63,6 +65,7 @@ def extras(
         ("host", "metrics"): histories.of(HOST),
         ("host", "repair"): hosts.repair,
         ("image", "content"): upload.receive,
+        ("user", "password"): sessions.password,
         ("vm", "console"): vms.console,
         ("vm", "log"): vms.log,
         ("vm", "metrics"): histories.of(VM),
@@ -82,7 +85,7 @@ class HostExtras:
     async def audit(self, call: Call) -> web.Response:
         """Answer every difference between wish and reality. It shows all projects' things: for the system project."""
         refuse_unknown(call.request.query, ())
-        row = found(self._store.seen, call.caller, HOST, "", call.name)
+        row = found(self._store.seen, call, HOST)
         differences = await self._differences(call, row)
         return answer({"host": row.name, "clean": not differences, "items": differences})
 
@@ -91,7 +94,7 @@ class HostExtras:
         query = call.request.query
         refuse_unknown(query, (*REPAIR_PARAMETERS, *MUTATION_PARAMETERS))
         await refuse_body(call.request)
-        row = found(self._store.seen, call.caller, HOST, "", call.name)
+        row = found(self._store.seen, call, HOST)
         differences = await self._differences(call, row)
         plan = self._fleet.plan_repairs(HostId(row.id), differences, call.caller.request)
         if (shown := query.get("plan")) is not None and shown != plan.digest:
@@ -102,17 +105,12 @@ class HostExtras:
         said = f"{len(plan.repairs)} differences, {len(plan.writes)} repairs"
 
         def make() -> Admission:
-            fresh = found(self._store.seen, call.caller, HOST, "", call.name)
+            fresh = found(self._store.seen, call, HOST)
             return admission.repair(self._contexts.of(call.caller), fresh, plan.writes, said)
 
         return await self._committer.answer(call, make, {"repairs": plan.repairs, "plan": plan.digest})
 
     async def _differences(self, call: Call, row: AnyResource) -> tuple[Any, ...]:
-        if call.caller.project != SYSTEM_PROJECT:
-            raise Denied(
-                f"{call.caller.actor} can't audit a host: it shows what every project has there",
-                fix=f"use a token of project {SYSTEM_PROJECT}",
-            )
         try:
             async with asyncio.timeout(AUDIT_LIMIT_S):
                 return await self._fleet.audit(HostId(row.id), call.caller.request)
@@ -133,20 +131,20 @@ class VmExtras:
         """Attach to the serial console."""
         refuse_unknown(call.request.query, ())
         require_upgrade(call.request)
-        row = own(self._store.seen, call.caller, VM, call.project, call.name)
+        row = own(self._store.seen, call, VM)
         session = self._session(row)
         try:
             async with asyncio.timeout(CALL_LIMIT_S):
                 stream = await session.open_stream(AttachConsole(vm=row.id, stream=0), call.caller.request)
         except TimeoutError as err:
             raise self._silent(row) from err
-        return await bridge(call, self._door, self._waiting, stream)
+        return await bridge(call, row, self._door, self._waiting, stream)
 
     async def log(self, call: Call) -> web.Response:
         """Answer the end of the serial log."""
         refuse_unknown(call.request.query, LOG_PARAMETERS)
         tail = integer(call.request.query, "tail_bytes", LOG_DEFAULT_BYTES, 1, LOG_MOST_BYTES)
-        row = found(self._store.seen, call.caller, VM, call.project, call.name)
+        row = found(self._store.seen, call, VM)
         try:
             async with asyncio.timeout(CALL_LIMIT_S):
                 raw = await self._session(row).call(ReadSerialLog(vm=row.id, tail_bytes=tail), call.caller.request)
@@ -157,7 +155,7 @@ class VmExtras:
     async def why(self, call: Call) -> web.Response:
         """Answer why it is not as wished."""
         refuse_unknown(call.request.query, ())
-        row = found(self._store.seen, call.caller, VM, call.project, call.name)
+        row = found(self._store.seen, call, VM)
         events = await self._store.events(0, EVENTS, EventQuery(resource=row.id), newest=True)
         return answer(explain(self._store.seen.get(row.id) or row, self._store.seen, call.caller, events))
 

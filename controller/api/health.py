@@ -2,12 +2,11 @@
 
 from aiohttp import web
 
-from common.errors import Denied
-from common.kinds.kind import SYSTEM_PROJECT
 from controller.api.call import Door
 from controller.api.metrics import CONTENT_TYPE, Metrics
 from controller.api.ports import Readiness
 from controller.api.render import answer
+from controller.auth.caller import require_everywhere
 
 
 class Health:
@@ -31,10 +30,5 @@ class Health:
     async def metrics(self, request: web.Request) -> web.Response:
         """Answer all figures in Prometheus' text format."""
         if not self._metrics_open:
-            caller = self._door.caller(request)
-            if caller.project != SYSTEM_PROJECT:
-                raise Denied(
-                    f"{caller.actor} can't read the metrics: they show every project",
-                    fix=f"use a token of project {SYSTEM_PROJECT}; a reader will do",
-                )
+            require_everywhere(self._door.caller(request), "project.read", "reading the metrics")
         return web.Response(body=self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})

@@ -14,18 +14,17 @@ from aiohttp import web
 
 from common import ids
 from common.clock import Clock
-from common.errors import Denied, NotFound
+from common.errors import NotFound
 from common.ids import HostId, Id
-from common.kinds.host import HOST
-from common.kinds.kind import SYSTEM_PROJECT, AnyKind, AnyResource
+from common.kinds.kind import AnyKind, AnyResource
 from common.kinds.vm import VM
 from controller.api.call import Call, Handler
 from controller.api.ports import Measured, Store
 from controller.api.query import bad, integer, moment, refuse_unknown
 from controller.api.relay import Relay
-from controller.api.render import answer
+from controller.api.render import answer, past_of
 from controller.api.resources import found
-from controller.auth.caller import sees
+from controller.auth.caller import require_everywhere, sees, sees_past
 from controller.metrics.buckets import Aggregate
 from controller.metrics.catalogue import METRICS, Of
 from controller.metrics.codec import Floats
@@ -141,7 +140,7 @@ class Histories:
         kind: Of = "vm" if of == "vms" else "host"
         (sort,) = _metrics(kind, [query.get("sort", "cpu")], "sort")
         if kind == "host":
-            _require_system(call, "the figures of hosts")
+            require_everywhere(call.caller, "host.metrics", "the figures of hosts")
         mine = tuple(self._newest(call, kind, query.get("project", "")))
         others, missing = await self._others(call, Tops)
         newest: dict[Id, Top] = {}
@@ -155,16 +154,14 @@ class Histories:
 
     async def _thing(self, call: Call, kind: AnyKind) -> tuple[Id, str]:
         """Return what the address means; by its id also what is gone, where it was this project's."""
-        if kind is HOST:
-            _require_system(call, f"the history of host {call.name}")
         try:
-            row = found(self._store.seen, call.caller, kind, call.project, call.name)
+            row = found(self._store.seen, call, kind)
         except NotFound:
             if not ids.is_id(call.name, kind.prefix):
                 raise
             gone = EventQuery(resource=Id(call.name), kind=kind.name, project=call.project)
             events = await self._store.events(0, 1, gone, newest=True)
-            if not events:
+            if not events or not sees_past(call.caller, self._store.seen, past_of(events[-1])):
                 raise
             return Id(call.name), events[-1].name
         return row.id, row.name
@@ -193,7 +190,7 @@ class Histories:
         seen = self._store.seen
         for one in self._measured.newest(self._clock() - FRESH_S):
             row = seen.get(one.thing)
-            if row is None or row.kind != kind or not sees(call.caller, row) or project not in ("", row.project):
+            if row is None or row.kind != kind or not sees(call.caller, seen, row) or project not in ("", row.project):
                 continue
             vcpus, memory_mib = self._size(row, one.host)
             figures = zip(METRICS[kind], one.figures, strict=True)
@@ -222,14 +219,6 @@ class Histories:
         answers = await self._relay.ask_all(call)
         heard = [msgspec.json.decode(raw, type=of) for raw in answers.values() if raw is not None]
         return heard, tuple(sorted(url for url, raw in answers.items() if raw is None))
-
-
-def _require_system(call: Call, what: str) -> None:
-    if call.caller.project != SYSTEM_PROJECT:
-        raise Denied(
-            f"{call.caller.actor} can't see {what}: it shows what every project does there",
-            fix=f"use a token of project {SYSTEM_PROJECT}",
-        )
 
 
 # --- the question -------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from controller.api.authority import AuthorityView
 from controller.api.capacity import CAPACITY_PARAMETERS, Capacity
 from controller.api.commit import KEY_HEADER, KEYED, MUTATION_PARAMETERS
 from controller.api.history import History, Tops
+from controller.api.login import LoggedIn, LoginBody, PasswordBody
 from controller.api.preview import Preview
 from controller.api.query import LIST_PARAMETERS
 from controller.api.quotas import QuotaAudit, QuotaView
@@ -46,7 +47,7 @@ QUERIES: Mapping[str, Mapping[str, str]] = {
 
 _INTEGERS = frozenset({"limit", "wait_s", "from", "seen", "seq", "tail_bytes"})
 _CHANGES = frozenset({"create", "change", "delete", "verb", "operations.cancel"})
-_ACCEPTED_EXTRAS = frozenset({"image.content", "host.token", "host.repair"})
+_ACCEPTED_EXTRAS = frozenset({"image.content", "host.token", "host.repair", "user.password"})
 
 
 def openapi(version: str) -> Json:
@@ -95,9 +96,8 @@ def _operation(route: Route) -> Json:
     if route.public:
         found["security"] = [{}, {"token": []}] if route.action == "metrics" else []
     elif route.need is not None:
-        found["description"] = f"Needs role {route.need.name.lower()}" + (
-            " of the project." if "{project}" in route.path else " of project system." if route.need > 1 else "."
-        )
+        least = route.need.name.lower()
+        found["description"] = f"Needs the action `{route.permission}`; of the built-in roles {least} has it."
     if parameters := _parameters(route):
         found["parameters"] = parameters
     if body := _body(route):
@@ -174,8 +174,12 @@ def _parameter_schema(route: Route, name: str) -> Json:
 
 
 def _body(route: Route) -> Json | None:
+    if route.action == "login":
+        return {"application/json": {"schema": _ref("LoginBody"), "example": {"user": "bob", "password": "…"}}}
     if route.kind is None:
         return None
+    if route.name == "user.password":
+        return {"application/json": {"schema": _ref("PasswordBody"), "example": {"password": "…", "current": "…"}}}
     title = _title(route.kind)
     if route.action == "create":
         example = {"name": "web", "labels": {"env": "test"}, "spec": _example(route.kind)}
@@ -220,6 +224,12 @@ def _responses(route: Route) -> Json:
         codes |= {413, 415, 507}
     if route.name in ("vm.console", "vm.log", "host.audit"):
         codes |= {409, 503}
+    if route.action == "login":
+        codes |= {400, 401, 413, 415, 429, 503}
+    if route.action == "logout":
+        codes |= {409, 503}
+    if route.name == "user.password":
+        codes |= {413, 415}
     if route.action == "metrics":
         codes |= {401, 403}
     if route.action in ("ca.show", "ca.rotate"):
@@ -254,7 +264,8 @@ _PLAIN: Mapping[str, tuple[str, str]] = {
     "audit.quotas": ("QuotaAudit", "Every counter whose books differ from a recount."),
     "audit.verify": ("Verified", "What was found, and the chain's head."),
     "capacity": ("Capacity", "How many more of each size fit."),
-    "whoami": ("WhoAmI", "Whose token it is."),
+    "whoami": ("WhoAmI", "Who one is."),
+    "login": ("LoggedIn", "A session, whose token is shown once."),
 }
 """What routes of no kind answer with: a schema, and what it is."""
 
@@ -273,6 +284,9 @@ def _general_success(route: Route) -> Json:
         case "ca.show" | "ca.rotate":
             found = {"200": _json("AuthorityView", "How it stands.")}
             return found | ({"202": _json("AuthorityView", "How it stands from now on.")} if route.mutates else {})
+        case "logout":
+            schema = _object({"user": {"type": "string"}})
+            return {"200": {"description": "It has ended.", "content": {"application/json": {"schema": schema}}}}
         case "metrics":
             return {"200": {"description": "Figures.", "content": {"text/plain": {"schema": {"type": "string"}}}}}
         case "ready":
@@ -326,6 +340,7 @@ def _schemas() -> Json:
         AuthorityView,
         Capacity,
         History,
+        LoggedIn,
         Overview,
         OperationOne,
         OperationView,
@@ -338,7 +353,7 @@ def _schemas() -> Json:
         WhoAmI,
         Why,
     )
-    types: list[Any] = [Problem, *views, NewResource, Patch]
+    types: list[Any] = [Problem, *views, NewResource, Patch, LoginBody, PasswordBody]
     for kind in KINDS:
         types += [kind.spec, kind.status, *(verb.takes for verb in kind.verbs if verb.takes.__struct_fields__)]
     _, found = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")

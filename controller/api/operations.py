@@ -7,18 +7,20 @@ from aiohttp import web
 from common.errors import NotFound
 from common.ids import Id
 from common.kinds import kind_named
-from common.kinds.kind import AnyKind, Role
+from common.kinds.kind import AnyKind
 from controller.api.body import refuse_body
 from controller.api.call import Call, Contexts
 from controller.api.commit import MUTATION_PARAMETERS, Committer
 from controller.api.ports import Store, Watch
 from controller.api.query import LIST_DEFAULT, LIST_MOST, bad, integer, refuse_unknown
-from controller.api.render import WhoAmI, answer, operation_one, operation_view
+from controller.api.render import RoleHeld, WhoAmI, answer, operation_one, operation_view
 from controller.api.waiting import Waiting
-from controller.auth.caller import Caller, authorise, sees_history
+from controller.auth.caller import Caller, Past, authorise, is_its_own, sees_past
+from controller.auth.rights import collection_of, subject_of
 from controller.kinds import admission
 from controller.kinds.admission import Admission
 from controller.store.rows import Operation
+from controller.store.working import WorkingSet
 
 WAIT_MOST_S = 60
 
@@ -55,7 +57,11 @@ class Operations:
         wanted = _filter(query.get("project"), state, query.get("resource"), query.get("request"))
         after = self._cursor(query.get("after"), call.caller)
         rows = sorted(
-            (op for op in self._store.seen.operations() if wanted(op) and _sees(call.caller, op)),
+            (
+                op
+                for op in self._store.seen.operations()
+                if wanted(op) and sees_operation(call.caller, self._store.seen, op)
+            ),
             key=lambda op: (op.created_at, op.id),
             reverse=True,
         )
@@ -69,7 +75,7 @@ class Operations:
         if not text:
             return None
         found = self._store.seen.operation(Id(text))
-        if found is None or not _sees(caller, found):
+        if found is None or not sees_operation(caller, self._store.seen, found):
             raise bad("after", f"{text[:80]!r} is no cursor", "give what the page before showed as `next`")
         return found
 
@@ -105,8 +111,11 @@ class Operations:
         refuse_unknown(call.request.query, MUTATION_PARAMETERS)
         await refuse_body(call.request)
         operation = self._found(call)
+        seen = self._store.seen
+        row = seen.get(operation.resource)
         kind = kind_named(operation.kind)
-        authorise(call.caller, kind, _need(kind, operation.verb), operation.project, "changed")
+        subject = subject_of(row, seen) if row else collection_of(kind, operation.project, seen)
+        authorise(call.caller, f"{kind.name}.{_opposite(kind, operation.verb)}", subject)
 
         def make() -> Admission:
             return admission.cancel(self._contexts.of(call.caller), self._found(call))
@@ -116,7 +125,7 @@ class Operations:
     def _found(self, call: Call) -> Operation:
         identity = call.request.match_info["id"]
         operation = self._store.seen.operation(Id(identity))
-        if operation is None or not _sees(call.caller, operation):
+        if operation is None or not sees_operation(call.caller, self._store.seen, operation):
             raise NotFound(
                 f"there is no operation {identity[:80]}", fix="it may be an old one: see /v1/events for what happened"
             )
@@ -126,25 +135,49 @@ class Operations:
 class Callers:
     """The handler that tells a caller who it is."""
 
-    def __init__(self, link_url: str) -> None:
+    def __init__(self, store: Store, link_url: str) -> None:
+        self._store = store
         self._link_url = link_url
 
     async def whoami(self, call: Call) -> web.Response:
-        """Answer whose token it is."""
+        """Answer who it is, with which roles, and until when."""
         refuse_unknown(call.request.query, ())
-        caller = call.caller
+        caller, name_of = call.caller, self._store.seen.name_of
+        roles = tuple(
+            RoleHeld(role=held.role, project=held.project, domain=name_of(held.domain) if not held.project else "")
+            for held in caller.held
+        )
         return answer(
             WhoAmI(
                 actor=caller.actor,
                 project=caller.project,
-                role=caller.role.name.lower(),
-                link_url=self._link_url if caller.operates else "",
+                domain=name_of(caller.domain),
+                role=roles[0].role if caller.project else ", ".join(map(_in_words, roles)) or "none",
+                roles=roles,
+                limited=bool(caller.only),
+                expires_at=caller.expires_at or None,
+                link_url=self._link_url if caller.everywhere("host.create") else "",
             )
         )
 
 
-def _sees(caller: Caller, operation: Operation) -> bool:
-    return sees_history(caller, operation.kind, operation.project)
+def sees_operation(caller: Caller, seen: WorkingSet, operation: Operation) -> bool:
+    """Say whether a caller may know of an operation: who may read the thing, or who asked for it."""
+    past = Past(
+        kind=operation.kind,
+        project=operation.project,
+        domain=operation.domain,
+        name=operation.name,
+        id=operation.resource,
+        at=operation.created_at,
+    )
+    return sees_past(caller, seen, past) or (operation.actor == caller.actor and is_its_own(seen, past))
+
+
+def _in_words(held: RoleHeld) -> str:
+    if held.project:
+        return f"{held.role} in project {held.project}"
+    return f"{held.role} in domain {held.domain}" if held.domain else f"{held.role} in the whole cloud"
 
 
 def _is_news(operation: Operation, known: int) -> bool:
@@ -154,11 +187,11 @@ def _is_news(operation: Operation, known: int) -> bool:
     return operation.revision != known if known else operation.state == "blocked"
 
 
-def _need(kind: AnyKind, verb: str) -> Role | None:
-    """Return the role that takes a wish back: that of the opposite wish."""
+def _opposite(kind: AnyKind, verb: str) -> str:
+    """Return the word of the action that takes a wish back: that of the opposite wish."""
     if verb == "create":
-        return kind.delete
-    return next((one.role for one in kind.verbs if one.name == verb), kind.change)
+        return "delete"
+    return verb if any(one.name == verb for one in kind.verbs) else "change"
 
 
 def _state(text: str) -> str:

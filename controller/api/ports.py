@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from common.ids import HostId, RequestId
+from common.ids import HostId, Id, RequestId
 from common.protocol import AttachConsole, Order
 from common.refusal import Refusal
 from controller.kinds.admission import Admission
@@ -56,8 +56,12 @@ class Store(Protocol):
         """Read events with a greater seq, in order; `newest`: the last ones instead of the first."""
         ...
 
-    async def append(self, event: Event) -> None:
-        """Append an event. Raises Temporary where the store can't be written."""
+    async def append(self, event: Event, *writes: AnyWrite) -> None:
+        """Append an event, with what came with it. Raises Temporary where the store can't be written."""
+        ...
+
+    async def password(self, user: Id) -> str | None:
+        """Return the hash of a user's password; None where there is none."""
         ...
 
     async def standings(self) -> tuple[Standing, ...]:

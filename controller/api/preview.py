@@ -113,8 +113,9 @@ def preview(
 
 def _checks(mutation: Mutation, seen: WorkingSet, who: Caller) -> Iterator[Check]:
     row = mutation.resource
-    yield Check(name="role", detail=f"{who.actor} may do this as {who.role.name.lower()} of project {who.project}")
-    used = [found for one in references(row) if (found := seen.get(one)) and sees(who, found)]
+    roles = ", ".join(sorted({f"{held.role} {held.where}" for held in who.held}))
+    yield Check(name="role", detail=f"{who.actor} may do this, being {roles}")
+    used = [found for one in references(row) if (found := seen.get(one)) and sees(who, seen, found)]
     if used and row.deleted_at is None:
         named = ", ".join(f"{one.kind} {one.name}" for one in used)
         yield Check(name="references", detail=f"there is {named}")
@@ -242,4 +243,4 @@ def _after(row: AnyResource, uses: tuple[Use, ...], more: dict[str, int]) -> Ite
 def known_domain(row: AnyResource, seen: WorkingSet, caller: Caller) -> AnyResource | None:
     """Return a project's domain, where the caller may know of it."""
     domain = seen.get(Id(row.spec.domain)) if row.kind == "project" else None
-    return domain if domain and sees(caller, domain) else None
+    return domain if domain and sees(caller, seen, domain) else None

@@ -3,14 +3,14 @@
 import msgspec
 from aiohttp import web
 
-from common.errors import Denied
-from common.kinds.kind import SYSTEM_PROJECT, AnyKind
+from common.kinds.kind import AnyKind
 from controller.api.call import Call, Handler
 from controller.api.ports import Store
 from controller.api.preview import known_domain
 from controller.api.query import refuse_unknown
 from controller.api.render import answer
 from controller.api.resources import found
+from controller.auth.caller import require_everywhere
 from controller.kinds.quotas import Standard, Use, uses_of
 from controller.store.rows import Standing
 from controller.store.working import WorkingSet
@@ -61,7 +61,7 @@ class Quotas:
         async def show(call: Call) -> web.Response:
             refuse_unknown(call.request.query, ())
             seen = self._store.seen
-            row = found(seen, call.caller, kind, "", call.name)
+            row = found(seen, call, kind)
             domain = known_domain(row, seen, call.caller)
             limited = tuple(one for one in uses_of(domain, seen, {}) if one.limit is not None) if domain else ()
             return answer(
@@ -79,11 +79,7 @@ class Quotas:
     async def audit(self, call: Call) -> web.Response:
         """Count anew, on one state of the database."""
         refuse_unknown(call.request.query, ())
-        if call.caller.project != SYSTEM_PROJECT:
-            raise Denied(
-                f"{call.caller.actor} can't have quotas counted anew: that is about every project",
-                fix=f"use a token of project {SYSTEM_PROJECT}; a reader will do",
-            )
+        require_everywhere(call.caller, "project.quota", "a recount of quotas")
         standings = await self._store.standings()
         return answer(
             QuotaAudit(

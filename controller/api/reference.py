@@ -9,6 +9,7 @@ import msgspec
 from common.codec import plain
 from common.errors import ERRORS, SkerryError
 from common.kinds import KINDS
+from common.kinds.actions import actions_of
 from common.kinds.kind import AnyKind, Role, Scope
 from common.settings import Section
 from controller import config
@@ -201,13 +202,47 @@ def _who(route: Route) -> str:
         return "anybody"
     if route.kind is None or route.need is None:
         return "any token"
-    if route.kind.scope is Scope.CLOUD:
-        return "any token" if route.need is Role.READER else "operator"
-    return route.need.name.lower()
+    return f"`{route.permission}`"
 
 
 def _parameters_table(parameters: Mapping[str, str]) -> str:
     return _table(("parameter", "what it does"), [(f"`{name}`", said) for name, said in parameters.items()])
+
+
+def actions_page() -> str:
+    """Return the reference of every action, as Markdown."""
+    return _page(
+        [
+            "# Actions",
+            _MADE,
+            _ACTION_WORDS,
+            *(
+                part
+                for kind in KINDS
+                for part in (
+                    f"## {kind.name}",
+                    _table(
+                        ("action", "built-in roles", "what it allows"),
+                        [
+                            (
+                                f"`{one.name}`",
+                                ", ".join(role.name.lower() for role in Role if role >= one.role),
+                                one.summary,
+                            )
+                            for one in actions_of(kind)
+                        ],
+                    ),
+                )
+            ),
+        ]
+    )
+
+
+_ACTION_WORDS = """\
+What a role of your own can grant, and what a refusal says is missing. In a role an action is written as it stands here,
+or as a pattern: `vm.*`, `*.read`, `*`. A role is held in a project, in a domain (all its projects, and its users, roles
+and projects themselves) or, in project `system`, in the whole cloud. Things of the cloud (domains, hosts, sizes) are
+changed only by who holds the action there; every reader of anything reads sizes and hosts."""
 
 
 # --- errors and metrics -------------------------------------------------------------------------------------------

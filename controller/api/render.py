@@ -1,6 +1,7 @@
 """What answers look like: rows to JSON, with the names behind every id that the caller may know of."""
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -8,12 +9,14 @@ from aiohttp import web
 
 from common.codec import to_json
 from common.ids import Id, RequestId
-from common.kinds.kind import AnyResource
+from common.kinds import KINDS, kind_named
+from common.kinds.kind import AnyResource, fields
 from common.refusal import Refusal
-from controller.auth.caller import Caller, sees
+from controller.auth.caller import Caller, Past, sees
+from controller.auth.rights import subject_of
 from controller.store import timeline
 from controller.store.rows import Event, EventResult, Operation, OperationState
-from controller.store.working import WorkingSet, references
+from controller.store.working import OF_A_DOMAIN, WorkingSet, references
 
 
 class OperationView(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,19 +84,52 @@ class EventView(msgspec.Struct, frozen=True, kw_only=True):
     """Of this event and the hash before it: see `/v1/audit/verify`."""
 
 
+class RoleHeld(msgspec.Struct, frozen=True, kw_only=True):
+    """A role, and where it is held: in a project, in a domain, or (neither) in the whole cloud."""
+
+    role: str
+    project: str
+    domain: str
+
+
 class WhoAmI(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose token it is."""
+    """Who calls, as what, and until when."""
 
     actor: str
     project: str
+    """A token's own; empty for a user."""
+    domain: str
     role: str
+    """The roles, for people."""
+    roles: tuple[RoleHeld, ...]
+    limited: bool
+    """Whether the token is for some actions of its role only."""
+    expires_at: float | None
+    """None: it does not expire."""
     link_url: str
     """Where hosts join, for those who may make hosts; else empty."""
 
 
-def resource_view(row: AnyResource) -> dict[str, Any]:
-    """Return a resource as JSON shows it: every field, also those of the status that have their default."""
-    return msgspec.structs.asdict(row) | {"status": msgspec.structs.asdict(row.status)}
+def resource_view(row: AnyResource, seen: WorkingSet, caller: Caller) -> dict[str, Any]:
+    """Return a resource as JSON shows it: every field, also those of the status that have their default, but what is
+    private only to those who may change the thing; and next to nothing to those who may do something to it unread."""
+    shown = msgspec.structs.asdict(row) | {"status": msgspec.structs.asdict(row.status)}
+    subject = subject_of(row, seen)
+    if not caller.may(f"{row.kind}.read", subject):
+        return shown | {"spec": {}, "labels": {}, "status": {"state": row.status.state}}
+    spec, status = _private(row.kind)
+    if (spec or status) and not caller.may(f"{row.kind}.change", subject):
+        shown["spec"] = {name: value for name, value in msgspec.structs.asdict(row.spec).items() if name not in spec}
+        shown["status"] = {name: value for name, value in shown["status"].items() if name not in status}
+    return shown
+
+
+@cache
+def _private(kind: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the names of a kind's private fields, of its spec and of its status."""
+    found = kind_named(kind)
+    spec, status = (fields(one) for one in (found.spec, found.status))
+    return tuple(frozenset(field.name for field in some if field.private) for some in (spec, status))  # type: ignore[return-value]
 
 
 def operation_view(operation: Operation) -> OperationView:
@@ -114,12 +150,40 @@ def operation_one(operation: Operation) -> OperationOne:
 def event_view(event: Event) -> EventView:
     """Return an event as JSON shows it."""
     shown: dict[str, Any] = {name: getattr(event, name) for name in EventView.__struct_fields__}
-    shown |= {"before": _spec(event.before), "after": _spec(event.after)}
+    shown |= {"before": _spec(event.before, event.kind), "after": _spec(event.after, event.kind)}
     return EventView(**shown)
 
 
-def _spec(raw: bytes) -> dict[str, Any] | None:
-    return msgspec.json.decode(raw, type=dict[str, Any]) if raw else None
+def _domain_told(event: Event) -> str:
+    """Return the domain of the thing that an event is about, as its spec has it; empty: none is known."""
+    raw = event.after or event.before
+    if event.kind not in OF_A_DOMAIN or not raw:
+        return ""
+    return str(msgspec.json.decode(raw, type=dict[str, Any]).get("domain", ""))
+
+
+def past_of(event: Event) -> Past:
+    """Return an event as it matters who may see it."""
+    return Past(
+        kind=event.kind,
+        project=event.project,
+        domain=_domain_told(event),
+        name=event.name,
+        id=event.resource,
+        at=event.at,
+    )
+
+
+def _spec(raw: bytes, kind: str) -> dict[str, Any] | None:
+    """Return a spec as an event has it. Events from before private fields were known may have some."""
+    if not raw:
+        return None
+    private, _ = _private(kind) if kind in _KINDS else (frozenset[str](), None)
+    spec = msgspec.json.decode(raw, type=dict[str, Any])
+    return {name: value for name, value in spec.items() if name not in private}
+
+
+_KINDS = frozenset(kind.name for kind in KINDS)
 
 
 def names_of(rows: Iterable[AnyResource], seen: WorkingSet, caller: Caller) -> dict[str, str]:
@@ -130,7 +194,7 @@ def names_of(rows: Iterable[AnyResource], seen: WorkingSet, caller: Caller) -> d
         if row.owner:
             ids.add(row.owner)
     found = {one: seen.get(one) for one in ids}
-    return {one: row.name for one, row in found.items() if row and sees(caller, row)}
+    return {one: row.name for one, row in found.items() if row and sees(caller, seen, row)}
 
 
 def answer(body: object, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 
 from aiohttp import web
 
-from common.errors import Denied, NotFound
+from common.errors import Denied
 from common.kinds.kind import AnyKind, AnyResource, Scope, Verb
 from controller.api.body import read_fields, read_json, refuse_body
 from controller.api.call import Call, Contexts
@@ -12,30 +12,33 @@ from controller.api.commit import MUTATION_PARAMETERS, Committer
 from controller.api.ports import Store
 from controller.api.query import Ordered, check_match, flag, list_query, refuse_unknown, require_match, select
 from controller.api.render import answer, etag, names_of, resource_view
-from controller.auth.caller import Caller, sees
+from controller.auth.caller import authorise, find, sees
+from controller.auth.rights import subject_of
 from controller.kinds import admission
 from controller.kinds.admission import Admission, NewResource, Patch
 from controller.store.working import WorkingSet
 
 
-def found(seen: WorkingSet, caller: Caller, kind: AnyKind, project: str, name: str) -> AnyResource:
-    """Return the thing that an address means. Raises NotFound, in the same words for what is not there to be seen."""
-    if kind.name == "project" and not caller.operates:
-        row = seen.named("project", "", name)
-        if row is None or not sees(caller, row):
-            raise NotFound(f"there is no project {name}", fix=f"your token is one of project {caller.project}")
-        return row
-    return seen.find(kind.name, project, name)
+def found(seen: WorkingSet, call: Call, kind: AnyKind) -> AnyResource:
+    """Return the thing that a call's address means.
+
+    Raises NotFound, in the same words for what is not there and not to be seen; Denied where the call's action on this
+    very thing is not allowed.
+    """
+    row = find(call.caller, seen, kind, call.project, call.name, action=call.action)
+    authorise(call.caller, call.action, subject_of(row, seen))
+    return row
 
 
-def own(seen: WorkingSet, caller: Caller, kind: AnyKind, project: str, name: str) -> AnyResource:
-    """Like `found`, for a change: a public thing can be changed in its own project only. Raises Denied."""
-    row = found(seen, caller, kind, project, name)
-    if kind.scope is Scope.PROJECT and row.project != project:
+def own(seen: WorkingSet, call: Call, kind: AnyKind) -> AnyResource:
+    """Like `found`, for a change: a public thing can be changed in its own project only."""
+    row = find(call.caller, seen, kind, call.project, call.name, action=call.action)
+    if kind.scope is Scope.PROJECT and row.project != call.project:
         raise Denied(
             f"{kind.name} {row.name} is a public one of project {row.project}",
             fix=f"change it there, with a token of project {row.project}",
         )
+    authorise(call.caller, call.action, subject_of(row, seen))
     return row
 
 
@@ -57,10 +60,10 @@ class Resources:
         wanted = list_query(call.request.query)
         seen = self._store.seen
         there = self._ordered.behind(kind, call.project, wanted.after)
-        rows, following = select((row for row in there if sees(call.caller, row)), wanted)
+        rows, following = select((row for row in there if sees(call.caller, seen, row)), wanted)
         return answer(
             {
-                "items": [resource_view(row) for row in rows],
+                "items": [resource_view(row, seen, call.caller) for row in rows],
                 "names": names_of(rows, seen, call.caller),
                 "next": following,
                 "revision": seen.revision,
@@ -70,8 +73,11 @@ class Resources:
     async def show(self, kind: AnyKind, call: Call) -> web.Response:
         """Answer one thing."""
         refuse_unknown(call.request.query, ())
-        row = found(self._store.seen, call.caller, kind, call.project, call.name)
-        body = {"resource": resource_view(row), "names": names_of([row], self._store.seen, call.caller)}
+        row = found(self._store.seen, call, kind)
+        body = {
+            "resource": resource_view(row, self._store.seen, call.caller),
+            "names": names_of([row], self._store.seen, call.caller),
+        }
         return answer(body, headers={"ETag": etag(row)})
 
     async def create(self, kind: AnyKind, call: Call) -> web.Response:
@@ -89,7 +95,7 @@ class Resources:
         match = call.request.headers.get("If-Match")
 
         def make() -> Admission:
-            row = own(self._store.seen, call.caller, kind, call.project, call.name)
+            row = own(self._store.seen, call, kind)
             require_match(match, row)
             return admission.change(self._contexts.of(call.caller), row, body)
 
@@ -135,7 +141,7 @@ class Resources:
         match = call.request.headers.get("If-Match")
 
         def make() -> Admission:
-            row = own(self._store.seen, call.caller, kind, call.project, call.name)
+            row = own(self._store.seen, call, kind)
             check_match(match, row)
             return admit(self._contexts.of(call.caller), row)
 

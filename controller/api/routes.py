@@ -10,7 +10,7 @@ Action = Literal[
     "list", "create", "show", "change", "delete", "verb", "extra",
     "operations.list", "operations.show", "operations.cancel",
     "events", "watch", "audit", "audit.verify", "audit.quotas", "ca.show", "ca.rotate", "capacity", "top",
-    "identity.keys", "whoami", "openapi", "health", "ready", "metrics",
+    "identity.keys", "whoami", "login", "logout", "openapi", "health", "ready", "metrics",
 ]  # fmt: skip
 
 
@@ -18,7 +18,7 @@ Action = Literal[
 class Route:
     """One method of one address, and who may use it.
 
-    Of a kind: `need` is the role in the thing's project (cloud kinds: see `authorise`); None: nobody has it.
+    Of a kind: who has its `permission`, which `need` is the least built-in role for; None: nobody has it.
     Of none: a valid token will do, and the handler shows what it may see; `public`: no token is needed.
     """
 
@@ -28,8 +28,6 @@ class Route:
     summary: str
     kind: AnyKind | None = None
     need: Role | None = None
-    doing: str = ""
-    """For the words of a refusal: "web/ci can't have a vm *deleted*"."""
     verb: Verb | None = None
     extra: Extra | None = None
     public: bool = False
@@ -40,12 +38,24 @@ class Route:
         return self.method in ("POST", "PUT", "PATCH", "DELETE")
 
     @property
+    def permission(self) -> str:
+        """The action that a caller needs on the thing: `vm.read`, `vm.create`, `vm.stop`. Empty: none."""
+        if self.kind is None:
+            return ""
+        part = self.verb or self.extra
+        word = part.name if part else _WORDS.get(self.action, self.action)
+        return f"{self.kind.name}.{word}"
+
+    @property
     def name(self) -> str:
         """The OpenAPI operation id: `vm.create`, `vm.stop`, `operations.list`."""
         if self.kind is None:
             return self.action
         part = self.verb or self.extra
         return f"{self.kind.name}.{part.name if part else self.action}"
+
+
+_WORDS: dict[str, str] = {"list": "read", "show": "read"}
 
 
 def collection_path(kind: AnyKind) -> str:
@@ -59,36 +69,36 @@ def _routes_of(kind: AnyKind) -> tuple[Route, ...]:
     noun = kind.name
     return (
         Route(
-            method="GET", path=many, action="list", kind=kind, need=kind.read, doing="listed",
+            method="GET", path=many, action="list", kind=kind, need=kind.read,
             summary=f"List {kind.plural}.",
         ),
         Route(
-            method="POST", path=many, action="create", kind=kind, need=kind.create, doing="made",
+            method="POST", path=many, action="create", kind=kind, need=kind.create,
             summary=f"Make a new {noun}.",
         ),
         Route(
-            method="GET", path=one, action="show", kind=kind, need=kind.read, doing="shown",
+            method="GET", path=one, action="show", kind=kind, need=kind.read,
             summary=f"Show a {noun}.",
         ),
         Route(
-            method="PATCH", path=one, action="change", kind=kind, need=kind.change, doing="changed",
+            method="PATCH", path=one, action="change", kind=kind, need=kind.change,
             summary=f"Change a {noun}: fields that are absent stay as they are.",
         ),
         Route(
-            method="DELETE", path=one, action="delete", kind=kind, need=kind.delete, doing="deleted",
+            method="DELETE", path=one, action="delete", kind=kind, need=kind.delete,
             summary=f"Delete a {noun}, whatever state it is in.",
         ),
         *(
             Route(
                 method="POST", path=f"{one}/{verb.name}", action="verb", kind=kind, need=verb.role,
-                doing=f"given the verb {verb.name}", summary=verb.summary, verb=verb,
+                summary=verb.summary, verb=verb,
             )
             for verb in kind.verbs
         ),
         *(
             Route(
                 method=extra.method, path=f"{one}/{extra.name}", action="extra", kind=kind, need=extra.role,
-                doing=f"used for {extra.name}", summary=extra.summary, extra=extra,
+                summary=extra.summary, extra=extra,
             )
             for extra in kind.extras
         ),
@@ -96,7 +106,12 @@ def _routes_of(kind: AnyKind) -> tuple[Route, ...]:
 
 
 GENERAL = (
-    Route(method="GET", path="/v1/whoami", action="whoami", summary="Show whose token this is."),
+    Route(method="GET", path="/v1/me", action="whoami", summary="Show who one is, with which roles, and until when."),
+    Route(
+        method="POST", path="/v1/login", action="login", public=True,
+        summary="Give a user's password for a session: a token that expires.",
+    ),
+    Route(method="POST", path="/v1/logout", action="logout", summary="End the session that this request is of."),
     Route(method="GET", path="/v1/operations", action="operations.list", summary="List operations, newest first."),
     Route(
         method="GET", path="/v1/operations/{id}", action="operations.show",
@@ -117,11 +132,11 @@ GENERAL = (
     Route(method="GET", path="/v1/top", action="top", summary="Show the newest figures of machines or hosts."),
     Route(
         method="GET", path="/v1/audit", action="audit",
-        summary="Show what the last audit of each host found (project system).",
+        summary="Show what the last audit of each host found (for who may so in the whole cloud).",
     ),
     Route(
         method="GET", path="/v1/audit/verify", action="audit.verify",
-        summary="Verify that no event was changed, removed, inserted or moved (project system).",
+        summary="Verify that no event was changed, removed, inserted or moved (for who may so in the whole cloud).",
     ),
     Route(
         method="GET", path="/v1/ca", action="ca.show",
@@ -151,7 +166,7 @@ GENERAL = (
     ),
     Route(
         method="GET", path="/metrics", action="metrics", public=True,
-        summary="Prometheus metrics (with api.metrics_open = false: to tokens of project system).",
+        summary="Prometheus metrics (with api.metrics_open = false: to who reads all projects).",
     ),
 )  # fmt: skip
 

@@ -47,7 +47,7 @@ class Upload:
     async def receive(self, call: Call) -> web.Response:
         """Take an image's bytes. The same bytes again are welcome, others are a Conflict: bytes never change."""
         refuse_unknown(call.request.query, MUTATION_PARAMETERS)
-        image = own(self._store.seen, call.caller, IMAGE, call.project, call.name)
+        image = own(self._store.seen, call, IMAGE)
         self._refuse_early(call.request, image)
         await self._rehearse(call, image)
         await _go_on(call.request)

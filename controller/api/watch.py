@@ -5,24 +5,26 @@ it is committed. What it reads is level-triggered: where it was away or slow it 
 Deletions are told from graves; where those do not reach back far enough the reader is told to start again (`resync`).
 """
 
+import math
 from collections.abc import AsyncIterator, Iterable, Iterator
 from itertools import groupby
 
 import msgspec
 from aiohttp import web
 
-from common.errors import Denied
 from common.kinds import KINDS, kind_named
 from common.kinds.kind import AnyResource, Resource
 from controller.api.call import Call, Door
+from controller.api.operations import sees_operation
 from controller.api.ports import Store, Watch
 from controller.api.query import bad, integer, label_filters, refuse_unknown
 from controller.api.render import names_of, operation_view, resource_view
 from controller.api.stream import HEARTBEAT_S, frame, send_events
 from controller.api.waiting import Waiting
-from controller.auth.caller import Caller, authorise, sees_history
+from controller.auth.caller import OF_THE_CLOUD, Caller, Past, require_project, sees, sees_past
+from controller.auth.rights import collection_of
 from controller.store.rows import Change, Grave, Operation, Put
-from controller.store.working import WorkingSet, is_public
+from controller.store.working import WorkingSet
 
 AT_ONCE = 200
 """Things that are rendered before they are sent."""
@@ -63,7 +65,7 @@ class Watching:
         """Send what is there, or what changed since, and then what changes."""
         query = call.request.query
         refuse_unknown(query, PARAMETERS)
-        wanted = _wanted(call)
+        wanted = _wanted(call, self._store.seen)
         after = _begin(call.request)
         return await send_events(call.request, call.caller.request, self._chunks(call, wanted, after))
 
@@ -88,7 +90,7 @@ class Watching:
                     after, caught_up = reached, True
                     yield _bookmark(after)
                     continue
-                changes = await self._next(watch)
+                changes = await self._next(watch, caller)
                 if changes is None:
                     caught_up = False
                     continue
@@ -98,10 +100,10 @@ class Watching:
                 if sent or not changes:
                     yield sent or _bookmark(after)
 
-    async def _next(self, watch: Watch) -> tuple[Change, ...] | None:
+    async def _next(self, watch: Watch, caller: Caller) -> tuple[Change, ...] | None:
         """Wait for changes: empty where none came for a heartbeat's time, None where some were lost."""
         try:
-            async with self._waiting.at_most(self._heartbeat_s):
+            async with self._waiting.at_most(self._door.left_s(caller, self._heartbeat_s)):
                 return await watch.next()
         except TimeoutError:
             return ()
@@ -150,15 +152,14 @@ def _shown(row: Row, wanted: Wanted, caller: Caller, seen: WorkingSet) -> tuple[
         return None
     match row:
         case Operation():
-            if OPERATION not in wanted.kinds or wanted.labels or not sees_history(caller, row.kind, row.project):
+            if OPERATION not in wanted.kinds or wanted.labels or not sees_operation(caller, seen, row):
                 return None
             return "operation", {"operation": operation_view(row)}
         case Grave():
             live = seen.get(row.id)
-            if row.kind not in wanted.kinds or (live and _sees(caller, live)):
+            if row.kind not in wanted.kinds or (live and sees(caller, seen, live)):
                 return None
-            known = _may_read(caller, row.kind, row.project, row.name, public=row.public)
-            return ("gone", _gone(row)) if known else None
+            return ("gone", _gone(row)) if _saw(caller, seen, row) else None
         case _:
             return _resource(row, wanted, caller, seen)
 
@@ -167,29 +168,26 @@ def _resource(
     row: AnyResource, wanted: Wanted, caller: Caller, seen: WorkingSet
 ) -> tuple[str, dict[str, object]] | None:
     """A thing without the labels may have had them, and been shown: it is told as gone."""
-    if row.kind not in wanted.kinds or not _sees(caller, row):
+    if row.kind not in wanted.kinds or not sees(caller, seen, row):
         return None
     if any(row.labels.get(key) != value for key, value in wanted.labels):
         return "gone", _gone(row)
-    return "put", {"resource": resource_view(row), "names": names_of([row], seen, caller)}
+    return "put", {"resource": resource_view(row, seen, caller), "names": names_of([row], seen, caller)}
 
 
-def _sees(caller: Caller, row: AnyResource) -> bool:
-    return _may_read(caller, row.kind, row.project, row.name, public=is_public(row))
+def _saw(caller: Caller, seen: WorkingSet, row: Grave) -> bool:
+    """Say whether a caller may have been shown what is gone. Nobody minds being told of the end of what they never saw
+    in their own project: labels are not known any more, so who may read only some things is told of none."""
+    if row.kind in OF_THE_CLOUD:
+        return caller.may(f"{row.kind}.read", collection_of(kind_named(row.kind), "", seen))
+    past = Past(
+        kind=row.kind, project=row.project, domain=row.domain, name=row.name, id=row.id, at=math.inf, public=row.public
+    )
+    return sees_past(caller, seen, past)
 
 
 def _gone(row: AnyResource | Grave) -> dict[str, object]:
     return {"id": row.id, "kind": row.kind, "project": row.project, "name": row.name}
-
-
-def _may_read(caller: Caller, kind: str, project: str, name: str, *, public: bool) -> bool:
-    """Say whether a list would show it."""
-    where = caller.project if public and not caller.speaks_for(project) else project
-    try:
-        authorise(caller, kind_named(kind), kind_named(kind).read, where, "watched")
-    except Denied:
-        return False
-    return kind != "project" or caller.speaks_for(name)
 
 
 def _in_chunks(frames: Iterator[bytes]) -> Iterator[bytes]:
@@ -219,7 +217,7 @@ def _begin(request: web.Request) -> int:
     return integer(request.query, "from", 0, 0, most)
 
 
-def _wanted(call: Call) -> Wanted:
+def _wanted(call: Call, seen: WorkingSet) -> Wanted:
     query = call.request.query
     there = (*(kind.name for kind in KINDS), OPERATION)
     kinds = query.getall("kind", [])
@@ -227,9 +225,6 @@ def _wanted(call: Call) -> Wanted:
         if kind not in there:
             raise bad("kind", f"there is no kind {kind[:40]!r}", f"there is {', '.join(there)}")
     project = query.get("project")
-    if project is not None and not call.caller.speaks_for(project):
-        raise Denied(
-            f"{call.caller.actor} is a token of project {call.caller.project}, not of {project[:63]}",
-            fix=f"leave project out, or say project={call.caller.project}",
-        )
+    if project is not None:
+        require_project(call.caller, seen, project)
     return Wanted(kinds=frozenset(kinds or there), project=project, labels=label_filters(query))

@@ -54,7 +54,7 @@ def _steps(row: AnyResource, seen: WorkingSet, caller: Caller) -> Iterator[str]:
         used = seen.get(target)
         if used is None:
             yield f"{target}, which it refers to, is gone"
-        elif used.kind != "host" and sees(caller, used) and used.status.state not in _AT_REST:
+        elif used.kind != "host" and sees(caller, seen, used) and used.status.state not in _AT_REST:
             yield _said(used)
     for child in seen.children(row.id):
         if child.status.state not in _AT_REST:

@@ -73,5 +73,5 @@ async def reveal(client: Client, kind: AnyKind, name: str, secret: str) -> None:
 
 async def join_command(client: Client, token: str) -> str:
     """Return the line that makes a machine join, with the link's URL where the controller tells it."""
-    who = await client.read("GET", "/v1/whoami", WhoAmI)
+    who = await client.read("GET", "/v1/me", WhoAmI)
     return f"skerry-agent join {who.link_url or 'https://CONTROLLER:8443'} {token}"

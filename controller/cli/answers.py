@@ -112,7 +112,18 @@ class WhoAmI(Answer, frozen=True):
     actor: str
     project: str
     role: str
+    domain: str = ""
+    limited: bool = False
+    expires_at: float | None = None
     link_url: str = ""
+
+
+class LoggedIn(Answer, frozen=True):
+    """A session."""
+
+    token: str
+    user: str
+    expires_at: float
 
 
 class EventShown(Answer, frozen=True):

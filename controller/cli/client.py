@@ -51,7 +51,7 @@ class Client:
             ssl.create_default_context(cafile=connection.ca or None) if connection.url.startswith("https") else True
         )
         self._http = aiohttp.ClientSession(
-            headers={"Authorization": f"Bearer {connection.token.reveal()}"},
+            headers={"Authorization": f"Bearer {token}"} if (token := connection.token.reveal()) else {},
             connector=aiohttp.TCPConnector(ssl=verify),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=ANSWER_TIMEOUT_S),
         )

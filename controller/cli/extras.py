@@ -193,6 +193,28 @@ def metrics(kind: AnyKind, extra: Extra) -> click.Command:
     )
 
 
+# --- user ---------------------------------------------------------------------------------------------------------
+
+
+def user_password(kind: AnyKind, extra: Extra) -> click.Command:
+    """Return `skerry user password NAME`."""
+
+    def run(name: str) -> None:
+        from controller.cli.login import set_password  # noqa: PLC0415
+
+        talk(lambda client: set_password(client, kind, name))
+
+    return click.Command(
+        "password",
+        callback=run,
+        short_help=extra.summary,
+        help=f"{extra.summary} It is asked for, or read from standard input, one line each; for one's own the present "
+        "one comes first. It is never an argument, since other users could read it there.\n\n"
+        + examples("skerry user password bob"),
+        params=_params(kind),
+    )
+
+
 # --- vm -----------------------------------------------------------------------------------------------------------
 
 
@@ -272,6 +294,7 @@ EXTRAS: dict[tuple[str, str], Build] = {
     ("host", "metrics"): metrics,
     ("host", "repair"): host_repair,
     ("image", "content"): image_upload,
+    ("user", "password"): user_password,
     ("vm", "console"): vm_console,
     ("vm", "log"): vm_log,
     ("vm", "metrics"): metrics,

@@ -104,6 +104,18 @@ def _whoami() -> click.Command:
     return whoami_command()
 
 
+def _login() -> click.Command:
+    from controller.cli.login import login_command  # noqa: PLC0415
+
+    return login_command()
+
+
+def _logout() -> click.Command:
+    from controller.cli.login import logout_command  # noqa: PLC0415
+
+    return logout_command()
+
+
 def _completion() -> click.Command:
     from controller.cli.completion import command  # noqa: PLC0415
 
@@ -128,7 +140,9 @@ EVERYDAY: dict[str, tuple[str, Build]] = {
 SETUP: dict[str, tuple[str, Build]] = {
     "context": ("Which controllers are known, and which one is spoken to.", _context),
     "identity": ("Verify what a machine says of itself.", _identity),
-    "whoami": ("Whom the token stands for.", _whoami),
+    "login": ("Give a password for a session, which is kept in the context.", _login),
+    "logout": ("End the session.", _logout),
+    "whoami": ("Who one is, with which roles, and until when.", _whoami),
     "completion": ("A script that completes commands and names in your shell.", _completion),
 }
 

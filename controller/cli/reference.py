@@ -207,11 +207,16 @@ def _permissions(kind: AnyKind) -> Iterator[tuple[str, str]]:
         yield (_who(kind, role), ", ".join(doing[role]))
 
 
+_OF_A_DOMAIN = ("project", "user", "role")
+
+
 def _who(kind: AnyKind, role: Role | None) -> str:
     if role is None:
         return "nobody"
+    if kind.name in _OF_A_DOMAIN:
+        return f"{role.name.lower()} of the domain"
     if kind.scope is Scope.CLOUD:
-        return "every token" if role is Role.READER else "the cloud's operators"
+        return "every reader" if role is Role.READER else "the cloud's operators"
     return f"{role.name.lower()} of the project"
 
 

@@ -31,9 +31,12 @@ def connection(ctx: click.Context) -> settings.Connection:
 
 def talk(work: "Callable[[Client], Awaitable[T]]") -> T:
     """Run a command's coroutine with a client that is open meanwhile."""
-    from controller.cli.client import Client  # noqa: PLC0415  aiohttp takes 0.4 s to import; help does without
+    return run_with(connection(click.get_current_context()), work)
 
-    spoken_to = connection(click.get_current_context())
+
+def run_with(spoken_to: settings.Connection, work: "Callable[[Client], Awaitable[T]]") -> T:
+    """Like `talk`, over this connection."""
+    from controller.cli.client import Client  # noqa: PLC0415  aiohttp takes 0.4 s to import; help does without
 
     async def run() -> T:
         async with Client(spoken_to) as client:
@@ -55,6 +58,12 @@ def keep(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     if value is not None and param.name:
         ctx.meta[_KEY + param.name] = value
     return value
+
+
+def asked_context() -> str | None:
+    """Return the context that the command line or the environment names."""
+    found = click.get_current_context().meta.get(_KEY + "context") or os.environ.get("SKERRY_CONTEXT")
+    return str(found) if found else None
 
 
 def asked_project() -> str | None:

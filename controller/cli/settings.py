@@ -14,6 +14,7 @@ from common.secret import Secret, write_private
 from controller.cli.failures import Failure
 
 DEFAULT_PROJECT = "default"
+DEFAULT_CONTEXT = "default"
 
 ENVIRONMENT: tuple[tuple[str, str], ...] = (
     ("SKERRY_URL", "the API's URL; takes the place of the context's"),
@@ -123,7 +124,9 @@ def connection_of(
     if not url.startswith(("http://", "https://")):
         raise Failure(f"{url} is no URL of a controller", fix="it looks like http://127.0.0.1:8080")
     if not token:
-        raise Failure(f"there is no token for {url}", fix="set SKERRY_TOKEN, or skerry context add NAME --url URL")
+        raise Failure(
+            f"there is no token for {url}", fix="log in (skerry login), set SKERRY_TOKEN, or skerry context add NAME"
+        )
     return Connection(
         url=url.rstrip("/"),
         token=Secret(token),
@@ -131,6 +134,11 @@ def connection_of(
         ca=over.get("SKERRY_CA") or chosen.ca,
         context=wanted if url == chosen.url else "",
     )
+
+
+def anonymous(context: Context, name: str) -> Connection:
+    """Return what a login speaks to: a context without a token."""
+    return Connection(url=context.url, token=Secret(""), project=context.project, ca=context.ca, context=name)
 
 
 def _chosen(contexts: Contexts, name: str) -> Context:

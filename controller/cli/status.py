@@ -8,6 +8,7 @@ from datetime import datetime
 import click
 import msgspec
 
+from common.clock import iso
 from common.kinds import kind_named
 from controller.cli.answers import Audits, OperationShown, Shown, WhoAmI, shown
 from controller.cli.client import Client
@@ -22,7 +23,7 @@ def whoami_command() -> click.Command:
 
     def run() -> None:
         async def work(client: Client) -> tuple[bytes, str]:
-            return await client.raw("GET", "/v1/whoami"), client.connection.where
+            return await client.raw("GET", "/v1/me"), client.connection.where
 
         raw, where = talk(work)
         match form():
@@ -32,7 +33,10 @@ def whoami_command() -> click.Command:
                 click.echo(msgspec.json.decode(raw, type=WhoAmI).actor)
             case _:
                 who = msgspec.json.decode(raw, type=WhoAmI)
-                print_pairs([("actor", who.actor), ("role", who.role), ("controller", where)])
+                limited = " (the token: some actions of it only)" if who.limited else ""
+                until = iso(who.expires_at) if who.expires_at else "deleted"
+                pairs = [("actor", who.actor), ("role", who.role + limited), ("good until", until)]
+                print_pairs([*pairs, ("controller", where)])
 
     return click.Command(
         "whoami",

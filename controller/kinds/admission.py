@@ -17,13 +17,14 @@ from common.ids import Entropy, Revision, new_id
 from common.kinds import kind_named
 from common.kinds.kind import AnyKind, AnyResource, Field, Labels, Name, Resource, Scope, Spec, Verb, fields, kept_until
 from common.secret import Secret, new_token
-from controller.auth.caller import Caller, sees
+from controller.auth.caller import Caller, authorise, find, sees
+from controller.auth.rights import subject_of
 from controller.kinds.lifetime import kept_for, refuse_kept, refuse_protected
 from controller.kinds.planners import planner_of
 from controller.kinds.quotas import Standard, counts_of, set_limits
 from controller.store.rows import Event, Operation
-from controller.store.working import WorkingSet
-from controller.store.writes import AnyWrite, Mutation
+from controller.store.working import WorkingSet, home_of
+from controller.store.writes import AnyWrite, Mutation, PutPassword, RemoveToken
 
 NONE = Revision(0)
 
@@ -70,14 +71,12 @@ def create(context: Context, kind: AnyKind, project: str, body: NewResource) -> 
     where = "" if kind.scope is Scope.CLOUD else project
     if where:
         owner = context.seen.named("project", "", where)
-        if owner is None and not context.caller.operates:
-            raise NotFound(f"there is no project {where}")
         if owner is None:
-            context.seen.find("project", "", where)
+            find(context.caller, context.seen, kind_named("project"), "", where)
         elif owner.deleted_at is not None:
             raise Conflict(f"project {where} is being deleted", fix="use another project")
     if taken := context.seen.named(kind.name, where, body.name):
-        raise Conflict(_taken(kind, taken), fix="choose another name")
+        raise Conflict(_taken(context, kind, taken), fix="choose another name")
     spec = _decode(context, kind, where, body.spec, {})
     row: AnyResource = Resource(
         id=new_id(kind.prefix, context.entropy),
@@ -95,6 +94,7 @@ def create(context: Context, kind: AnyKind, project: str, body: NewResource) -> 
         revision=NONE,
     )
     row = _admitted(context, row, None)
+    authorise(context.caller, f"{kind.name}.create", subject_of(row, context.seen))
     planner = planner_of(kind.name)
     revealed = new_token(planner.reveals, context.entropy) if planner.reveals else None
     writes = planner.reveal(row, revealed, context.now) if revealed else ()
@@ -116,6 +116,7 @@ def change(context: Context, row: AnyResource, body: Patch) -> Admission:
     spec = _decode(context, kind, row.project, body.spec, plain(row.spec))
     labels = row.labels if body.labels is None else body.labels
     after = msgspec.structs.replace(row, spec=spec, labels=labels, generation=row.generation + 1)
+    authorise(context.caller, f"{kind.name}.change", subject_of(after, context.seen))
     return _admission(context, "set", _admitted(context, after, row), row)
 
 
@@ -149,6 +150,14 @@ def reissue(context: Context, row: AnyResource) -> Admission:
     return _admission(context, "token", after, row, writes=writes, revealed=revealed)
 
 
+def password(context: Context, row: AnyResource, hash: Secret) -> Admission:  # noqa: A002 - it is one
+    """Admit a new password for a user, whose sessions end with it."""
+    _refuse_deleting(row)
+    writes = (PutPassword(user=row.id, hash=hash), RemoveToken(resource=row.id))
+    after = msgspec.structs.replace(row, generation=row.generation + 1)
+    return _admission(context, "password", after, row, writes=writes)
+
+
 def repair(context: Context, row: AnyResource, writes: tuple[AnyWrite, ...], said: str) -> Admission:
     """Admit what an audit of a host found to be repaired."""
     _refuse_deleting(row)
@@ -169,7 +178,7 @@ def delete(context: Context, row: AnyResource, *, keep: bool = False) -> Admissi
         )
     planner_of(row.kind).admit_delete(row, context.seen)
     if wanted := context.seen.wanted(context.seen.users(row.id)):
-        raise Conflict(f"{row.kind} {row.name} is used by {_users(wanted, context.caller)}", fix="delete those first")
+        raise Conflict(f"{row.kind} {row.name} is used by {_users(context, wanted)}", fix="delete those first")
     keep_s = kept_for(row, context.seen) if keep and kind_named(row.kind).keeps else 0
     if row.deleted_at is not None:
         after = row
@@ -242,6 +251,7 @@ def _admission(
         created_at=context.now,
         finished_at=None,
         revision=NONE,
+        domain=home_of(row),
     )
     if was is not None and row.deleted_at is None:
         writes = (*writes, *planner_of(row.kind).along(row, was, context.seen))
@@ -276,10 +286,18 @@ def event_of(context: Context, action: str, row: AnyResource, was: AnyResource |
         project=row.project,
         name=row.name,
         message="",
-        before=to_json(was.spec) if was else b"",
-        after=b"" if row.deleted_at is not None else to_json(row.spec),
+        before=spec_told(was) if was else b"",
+        after=b"" if row.deleted_at is not None else spec_told(row),
         result="accepted",
     )
+
+
+def spec_told(row: AnyResource) -> bytes:
+    """Return a thing's spec as events have it: without what is private."""
+    private = {field.name for field in fields(kind_named(row.kind).spec) if field.private}
+    if not private:
+        return to_json(row.spec)
+    return to_json({name: value for name, value in plain(row.spec).items() if name not in private})
 
 
 def _refuse_deleting(row: AnyResource) -> None:
@@ -295,12 +313,12 @@ def _other_way(kind: AnyKind, row: AnyResource, field: str) -> str:
     return f"use the verb {verb.name}: skerry {kind.name} {verb.name} {row.name} --{field.replace('_', '-')} …"
 
 
-def _users(wanted: Sequence[AnyResource], caller: Caller) -> str:
+def _users(context: Context, wanted: Sequence[AnyResource]) -> str:
     """Name the users of a thing, and count those whose names are not the caller's to know (of a public image)."""
     known = [
         f"{user.kind} {user.name}{' (deleted, and kept)' if kept_until(user) else ''}"
         for user in wanted
-        if sees(caller, user)
+        if sees(context.caller, context.seen, user)
     ]
     parts = known[:5]
     if len(known) > 5:
@@ -310,7 +328,9 @@ def _users(wanted: Sequence[AnyResource], caller: Caller) -> str:
     return ", ".join(parts)
 
 
-def _taken(kind: AnyKind, taken: AnyResource) -> str:
+def _taken(context: Context, kind: AnyKind, taken: AnyResource) -> str:
+    if not sees(context.caller, context.seen, taken):
+        return f"the name {taken.name} is taken: names of {kind.plural} are the cloud's"
     going = ", which is being deleted" if taken.deleted_at is not None else ""
     if until := kept_until(taken):
         going = f", which is deleted and kept until {iso(until)} (skerry {kind.name} delete {taken.name} --now)"
@@ -347,7 +367,7 @@ def _resolve(context: Context, field: str, kind: str, project: str, value: Any) 
     if not isinstance(value, str):
         return tuple(_resolve(context, field, kind, project, one) for one in value)
     try:
-        found = context.seen.find(kind, project, value)
+        found = find(context.caller, context.seen, kind_named(kind), project, value)
     except NotFound as err:
         raise NotFound(
             err.detail, fix=err.fix, errors=(FieldError(field=f"spec.{field}", message=err.detail),)

@@ -14,11 +14,11 @@ from controller.store.working import WorkingSet
 from controller.store.writes import DropAccount, Forget
 
 
-def admit(row: AnyResource, _was: AnyResource | None, _seen: WorkingSet, _caller: Caller) -> Spec:
-    """Put it into a domain where it names none; check that its quota names what is counted."""
+def admit(row: AnyResource, _was: AnyResource | None, _seen: WorkingSet, caller: Caller) -> Spec:
+    """Put it into the maker's domain where it names none; check that its quota names what is counted."""
     spec: ProjectSpec = row.spec
     check_quota(row, spec.quota)
-    return spec if spec.domain else msgspec.structs.replace(spec, domain=DEFAULT_DOMAIN)
+    return spec if spec.domain else msgspec.structs.replace(spec, domain=caller.domain or DEFAULT_DOMAIN)
 
 
 def admit_delete(row: AnyResource, seen: WorkingSet) -> None:

@@ -8,7 +8,7 @@ from controller.store import tables
 from controller.store.prepared import Prepared
 from controller.store.rows import GRAVES_KEPT, Grave
 from controller.store.tx import Tx
-from controller.store.working import is_public
+from controller.store.working import home_of, is_public
 
 _BURY = Prepared(insert(tables.grave))
 
@@ -16,7 +16,13 @@ _BURY = Prepared(insert(tables.grave))
 def bury(tx: Tx, row: AnyResource) -> None:
     """Note that a resource is gone from this revision on, or that other projects don't see it any more."""
     grave = Grave(
-        id=row.id, kind=row.kind, project=row.project, name=row.name, public=is_public(row), revision=tx.revision
+        id=row.id,
+        kind=row.kind,
+        project=row.project,
+        name=row.name,
+        public=is_public(row),
+        revision=tx.revision,
+        domain=home_of(row),
     )
     tx.change(_BURY, **msgspec.structs.asdict(grave))
     tx.put(grave)

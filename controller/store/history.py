@@ -30,6 +30,8 @@ def _conditions(wanted: EventQuery) -> list[ColumnElement[bool]]:
     ]
     if wanted.project is not None:
         found.append(c.project == wanted.project)
+    if wanted.within is not None:
+        found.append(c.project.in_(sorted(wanted.within)))
     if wanted.resource is not None:
         found.append(c.resource == wanted.resource)
     if wanted.since:

@@ -1,11 +1,8 @@
 """Filling the working set at start: every live row, as if it had just been committed."""
 
-from typing import Any
-
 import msgspec
 from sqlalchemy import select
 
-from common.kinds.kind import Role
 from controller.store import graves, tables
 from controller.store.rows import (
     Address,
@@ -35,8 +32,7 @@ def load(tx: Tx) -> None:
     for body in tx.run(select(tables.operation.c.body)).scalars():
         tx.put(msgspec.json.decode(body, type=Operation))
     for row in tx.run(select(tables.token)).mappings():
-        token: dict[str, Any] = {**row, "role": Role(row["role"])}
-        tx.put(Token(**token))
+        tx.put(Token(**row))
     for body in tx.run(select(tables.enrolment.c.body)).scalars():
         tx.put(msgspec.json.decode(body, type=Enrolment))
     k = tables.controller.c

@@ -10,7 +10,7 @@ import msgspec
 
 from common.documents import AnyDoc, DocKey
 from common.ids import HostId, Id, RequestId, Revision
-from common.kinds.kind import AnyResource, Resource, Role
+from common.kinds.kind import AnyResource, Resource
 from common.refusal import Refusal
 
 
@@ -142,6 +142,8 @@ class Operation(Row, frozen=True, omit_defaults=True):
     created_at: float
     finished_at: float | None
     revision: Revision
+    domain: str = ""
+    """Of a thing that is a domain's: who may know of the operation when the thing is gone."""
     steps: tuple[OperationStep, ...] = ()
     steps_dropped: int = 0
     """Steps that are not kept, from the middle."""
@@ -197,6 +199,8 @@ class EventQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     project: str | None = None
     """None: those of all projects, and of the cloud."""
+    within: frozenset[str] | None = None
+    """Only those of these projects; None: of all, and of the cloud."""
     resource: Id | None = None
     actor: str = ""
     action: str = ""
@@ -212,6 +216,7 @@ class EventQuery(msgspec.Struct, frozen=True, kw_only=True):
         stem = self.action.removesuffix("*")
         return (
             self.project in (None, event.project)
+            and (self.within is None or event.project in self.within)
             and self.resource in (None, event.resource)
             and self.actor in ("", event.actor)
             and (event.action.startswith(stem) if self.action.endswith("*") else self.action in ("", event.action))
@@ -224,12 +229,12 @@ class EventQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Token(Row, frozen=True):
-    """The hash of a bearer token."""
+    """The hash of a bearer token: that of a token (the resource), or of a user's session."""
 
     digest: str
     resource: Id
-    project: str
-    role: Role
+    expires_at: float = 0
+    """0: never."""
 
 
 JOIN_TOKEN_S = 24 * 3600.0
@@ -311,6 +316,8 @@ class Grave(Row, frozen=True):
     public: bool
     """Whether every project could see it."""
     revision: Revision
+    domain: str = ""
+    """Of a thing that was a domain's."""
 
 
 class Fact(Row, frozen=True):

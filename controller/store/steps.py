@@ -32,12 +32,14 @@ from controller.store.writes import (
     Poke,
     PutDocument,
     PutEnrolment,
+    PutPassword,
     PutToken,
     Recharge,
     Recount,
     ReleaseAddresses,
     ReleasePlacement,
     ReleaseVni,
+    RemovePassword,
     RemoveToken,
     ResizePlacement,
     SetCapacity,
@@ -81,13 +83,17 @@ _FORGET = Prepared(delete(tables.resource).where(_r.id == bindparam("of")))
 _LEAVE_QUEUE = Prepared(delete(tables.queue).where(_q.resource == bindparam("of")))
 
 
+EXPIRED_KEPT_S = 7 * 86400.0
+"""How long a session's token is known as one that has expired."""
+
+
 def apply_writes(tx: Tx, writes: tuple[AnyWrite, ...]) -> None:
     """Apply the writes of one step in order. Raises Conflict or NoCapacity, and then nothing of it is kept."""
     for write in writes:
         _apply(tx, write)
 
 
-def _apply(tx: Tx, write: AnyWrite) -> None:  # noqa: PLR0912 - a table of the union's members
+def _apply(tx: Tx, write: AnyWrite) -> None:  # noqa: PLR0912, PLR0915 - a table of the union's members
     match write:
         case TakePlacement():
             claims.take_placement(tx, write)
@@ -126,7 +132,11 @@ def _apply(tx: Tx, write: AnyWrite) -> None:  # noqa: PLR0912 - a table of the u
         case PutToken():
             _put_token(tx, write.token)
         case RemoveToken():
-            _remove_token(tx, write.resource)
+            _remove_token(tx, write)
+        case PutPassword():
+            _put_password(tx, write)
+        case RemovePassword():
+            tx.run(delete(tables.password).where(tables.password.c.user == write.user))
         case PutEnrolment():
             put_enrolment(tx, _where_it_was(tx, write.enrolment))
         case SetLimits() | DropAccount() | Recharge() | Recount():
@@ -266,19 +276,38 @@ def _forget_host(tx: Tx, host: HostId) -> None:
 
 
 def _put_token(tx: Tx, token: Token) -> None:
-    _remove_token(tx, token.resource)
-    tx.run(
-        insert(tables.token).values(
-            digest=token.digest, resource=token.resource, project=token.project, role=int(token.role)
-        )
-    )
+    tx.run(delete(tables.token).where(tables.token.c.digest == token.digest))
+    tx.run(insert(tables.token).values(digest=token.digest, resource=token.resource, expires_at=token.expires_at))
     tx.put(token)
 
 
-def _remove_token(tx: Tx, resource: Id) -> None:
+def _remove_token(tx: Tx, which: RemoveToken) -> None:
     table = tables.token
-    for row in tx.run(delete(table).where(table.c.resource == resource).returning(*table.c)).mappings().all():
+    where = [table.c.resource == which.resource, *([table.c.digest == which.digest] if which.digest else [])]
+    for row in tx.run(delete(table).where(*where).returning(*table.c)).mappings().all():
         tx.gone(Token(**row))
+
+
+def drop_expired(tx: Tx) -> None:
+    """Drop sessions that expired a while ago: until then whoever shows one is told so."""
+    table = tables.token
+    users = select(tables.resource.c.id).where(tables.resource.c.kind == "user")
+    old = (table.c.expires_at > 0, table.c.expires_at < tx.now - EXPIRED_KEPT_S, table.c.resource.in_(users))
+    for row in tx.run(delete(table).where(*old).returning(*table.c)).mappings().all():
+        tx.gone(Token(**row))
+
+
+def _put_password(tx: Tx, wanted: PutPassword) -> None:
+    """It is in no log of changes: nobody but who checks it reads it."""
+    table = tables.password
+    if tx.run(update(table).where(table.c.user == wanted.user).values(hash=wanted.hash.reveal())).rowcount == 0:
+        tx.run(insert(table).values(user=wanted.user, hash=wanted.hash.reveal()))
+
+
+def password_of(tx: Tx, user: Id) -> str | None:
+    """Return the hash of a user's password."""
+    table = tables.password
+    return tx.run(select(table.c.hash).where(table.c.user == user)).scalar_one_or_none()
 
 
 def _where_it_was(tx: Tx, wanted: Enrolment) -> Enrolment:

@@ -189,6 +189,7 @@ class Store:
             mutations.drop_old_operations(tx)
             repeats.drop_old(tx)
             graves.drop_old(tx)
+            steps.drop_expired(tx)
 
         await self._writer.submit(write)
 
@@ -245,9 +246,18 @@ class Store:
         """Note that a host has shown the certificate that it was last given."""
         await self._writer.submit(lambda tx: steps.confirm(tx, host, serial))
 
-    async def append(self, event: Event) -> None:
-        """Append to the event table."""
-        await self._writer.submit(lambda tx: chain.append(tx, event))
+    async def append(self, event: Event, *writes: AnyWrite) -> None:
+        """Append to the event table, and write what came with it."""
+
+        def write(tx: Tx) -> None:
+            steps.apply_writes(tx, writes)
+            chain.append(tx, event)
+
+        await self._writer.submit(write)
+
+    async def password(self, user: Id) -> str | None:
+        """Return the hash of a user's password; None where there is none."""
+        return await self._writer.submit(lambda tx: steps.password_of(tx, user))
 
     async def events(
         self, after: int, limit: int, wanted: EventQuery | None = None, *, newest: bool = False

@@ -175,9 +175,15 @@ token = Table(
     "token",
     METADATA,
     Column("digest", String(64), primary_key=True),
-    Column("resource", String(40), nullable=False, unique=True),
-    Column("project", String(63), nullable=False),
-    Column("role", Integer, nullable=False),
+    Column("resource", String(40), nullable=False, index=True),
+    Column("expires_at", Float, nullable=False),
+)
+
+password = Table(
+    "password",
+    METADATA,
+    Column("user", String(40), primary_key=True),
+    Column("hash", String(255), nullable=False),
 )
 
 enrolment = Table(
@@ -207,6 +213,7 @@ grave = Table(
     Column("name", String(63), nullable=False),
     Column("public", Boolean, nullable=False),
     Column("revision", BigInteger, primary_key=True, autoincrement=False, index=True),
+    Column("domain", String(40), nullable=False, server_default=text("''")),
 )
 
 repeat = Table(

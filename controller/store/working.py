@@ -13,7 +13,7 @@ import msgspec
 from common.documents import DocKey, Report, StepTaken
 from common.errors import NotFound
 from common.ids import HostId, Id, Revision
-from common.kinds import kind_named
+from common.kinds import KINDS, kind_named
 from common.kinds.kind import AnyResource, Resource, Scope, fields
 from common.protocol import Inventory, Metrics
 from controller.store import counted
@@ -44,6 +44,11 @@ from controller.store.rows import (
 )
 
 _COUNTED = (Resource, Document, Operation, Grave, ZoneUse)
+
+OF_A_DOMAIN = frozenset(
+    kind.name for kind in KINDS if kind.scope is Scope.CLOUD and "domain" in kind.spec.__struct_fields__
+)
+"""Kinds of the cloud whose things belong to a domain each."""
 
 
 class Agreement(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,6 +109,7 @@ class WorkingSet:
         self._operations: dict[Id, Operation] = {}
         self._open_operations: dict[Id, dict[Id, Operation]] = defaultdict(dict)
         self._tokens: dict[str, Token] = {}
+        self._tokens_of: dict[Id, dict[str, Token]] = defaultdict(dict)
         self._enrolments: dict[HostId, Enrolment] = {}
         self._mtus: Counter[int] = Counter()
         self._controllers: dict[str, Controller] = {}
@@ -257,6 +263,10 @@ class WorkingSet:
         found = self._tokens.get(digest)
         row = self._resources.get(found.resource) if found else None
         return found if row and row.deleted_at is None else None
+
+    def tokens_of(self, resource: Id) -> tuple[Token, ...]:
+        """Return the hashes that stand for a token, or for a user's sessions."""
+        return tuple(self._tokens_of[resource].values()) if resource in self._tokens_of else ()
 
     def enrolment(self, host: HostId) -> Enrolment | None:
         """Return how a host may join, or joined."""
@@ -431,6 +441,7 @@ class WorkingSet:
                     self._forget_taken(row.resource)
             case Token():
                 keep(self._tokens, row.digest, row, there=there)
+                keep_in(self._tokens_of, row.resource, row.digest, row, there=there)
             case Enrolment():
                 self._enrolment(row, there=there)
             case Controller():
@@ -494,6 +505,13 @@ def _add(used: Used, placement: Placement, sign: int) -> None:
     used.vcpus += sign * placement.vcpus
     used.memory_mib += sign * placement.memory_mib
     used.disk_gib += sign * placement.disk_gib
+
+
+def home_of(row: AnyResource) -> str:
+    """Return the domain that a thing of the cloud is, or belongs to; empty: none."""
+    if row.kind == "domain":
+        return row.id
+    return row.spec.domain if row.kind in OF_A_DOMAIN else ""
 
 
 def is_public(row: AnyResource) -> bool:

@@ -10,6 +10,7 @@ from common.documents import AnyDoc, DocKey
 from common.errors import SkerryError
 from common.ids import HostId, Id, RequestId
 from common.kinds.kind import AnyResource, Spec
+from common.secret import Secret
 from controller.store.rows import (
     Capacity,
     Change,
@@ -171,6 +172,21 @@ class RemoveToken(Write, frozen=True):
     """Make it good for nothing."""
 
     resource: Id
+    digest: str = ""
+    """Only this one of a user's sessions; empty: all."""
+
+
+class PutPassword(Write, frozen=True):
+    """Set a user's password, by its hash."""
+
+    user: Id
+    hash: Secret
+
+
+class RemovePassword(Write, frozen=True):
+    """Forget it."""
+
+    user: Id
 
 
 class PutEnrolment(Write, frozen=True):
@@ -242,6 +258,8 @@ AnyWrite = (
     | ForgetHost
     | PutToken
     | RemoveToken
+    | PutPassword
+    | RemovePassword
     | PutEnrolment
     | SetLimits
     | DropAccount

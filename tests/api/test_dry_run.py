@@ -144,7 +144,7 @@ async def test_secrets_are_not_made_for_nothing(cloud: World) -> None:
     assert not any(b"skt_" in reply.raw or b"skj_" in reply.raw for reply in made)
     gone = await rehearse(cloud, "DELETE", f"{P}/a/tokens/a-reader")
     assert gone.json["effects"] == ["revokes token a-reader at once"]
-    assert (await cloud.call("GET", "/v1/whoami", as_="a-reader")).status == 200
+    assert (await cloud.call("GET", "/v1/me", as_="a-reader")).status == 200
 
 
 async def test_a_dry_upload_reads_the_bytes_and_keeps_none(cloud: World) -> None:

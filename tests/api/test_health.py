@@ -92,7 +92,7 @@ async def test_closed_metrics_are_for_the_system_project(tmp_path: Path) -> None
 
 
 async def test_answers_say_that_they_are_not_to_be_kept_or_guessed_at(cloud: World) -> None:
-    for path in ("/v1/whoami", "/healthz", "/v1/nothing", f"{P}/a/vms"):
+    for path in ("/v1/me", "/healthz", "/v1/nothing", f"{P}/a/vms"):
         reply = await cloud.call("GET", path)
         assert reply.headers["Cache-Control"] == "no-store"
         assert reply.headers["X-Content-Type-Options"] == "nosniff"

@@ -113,7 +113,8 @@ async def test_a_refusal_says_which_role_it_takes_and_whom_to_ask(cloud: World) 
     reply = await cloud.call("POST", f"{P}/a/networks", {"name": "x"}, as_="a-reader")
 
     assert reply.json["code"] == "denied"
-    assert "member" in reply.json["detail"]
+    assert "lacks network.create" in reply.json["detail"]
+    assert "member has it" in reply.json["fix"]
     assert "admin of project a" in reply.json["fix"]
 
 

@@ -22,7 +22,7 @@ TIGHT = Config(api=ApiSection(rate_per_s=1.0, burst=5))
 async def used_up(cloud: World) -> None:
     """Use up the root token's bucket."""
     async with asyncio.timeout(10):
-        while (await cloud.call("GET", "/v1/whoami")).status != 429:
+        while (await cloud.call("GET", "/v1/me")).status != 429:
             pass
 
 
@@ -45,7 +45,7 @@ async def test_each_token_has_its_own_and_what_is_open_to_all_has_none(tmp_path:
         await cloud.token("other", "system", "reader")
         await used_up(cloud)
 
-        assert (await cloud.call("GET", "/v1/whoami", as_="other")).status == 200
+        assert (await cloud.call("GET", "/v1/me", as_="other")).status == 200
         assert (await cloud.call("GET", "/healthz")).status == 200
 
 
@@ -94,7 +94,7 @@ async def test_the_command_backs_off_and_gives_up_in_the_end(tmp_path: Path, mon
         connection = Connection(url=url, token=Secret(cloud.tokens["root"]), project="a", ca="", context="")
         await used_up(cloud)
         async with Client(connection) as client:
-            asking = asyncio.ensure_future(client.raw("GET", "/v1/whoami"))
+            asking = asyncio.ensure_future(client.raw("GET", "/v1/me"))
             await asyncio.sleep(0.3)
             assert not asking.done()
             cloud.clock.now += 2

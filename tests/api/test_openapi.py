@@ -87,6 +87,8 @@ async def test_the_examples_are_taken_by_the_schema_and_by_the_api(cloud: World,
     await cloud.make("/v1/sizes", "small", {"vcpus": 1, "memory_mib": 512, "disk_gib": 1})
     await cloud.make(f"{P}/a/images", "tiny", {"format": "kernel"})
     await cloud.make(f"{P}/a/networks", "default")
+    if kind.name == "binding":
+        await cloud.make("/v1/users", "bob")
     await cloud.make("/v1/regions", "north")
     await cloud.make("/v1/zones", "z1", {"region": "north"})
     base = f"/v1/{kind.plural}" if kind.scope is Scope.CLOUD else f"{P}/a/{kind.plural}"
@@ -110,7 +112,7 @@ async def test_general_answers_fit_their_schemas(cloud: World) -> None:
         ("/v1/operations", "OperationList"),
         (f"/v1/operations/{made['operation']['id']}", "OperationOne"),
         ("/v1/events?limit=1000", "EventList"),
-        ("/v1/whoami", "WhoAmI"),
+        ("/v1/me", "WhoAmI"),
         ("/readyz", "Ready"),
         ("/v1/nothing", "Problem"),
     ):

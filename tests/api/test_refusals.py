@@ -110,7 +110,7 @@ async def test_unknown_addresses_and_methods_are_problem_documents(cloud: World)
     missing = await cloud.call("GET", "/v1/nothing")
     root = await cloud.call("GET", "/", as_=None)
     method = await cloud.call("PUT", NETWORKS, {"name": "x"})
-    extra = await cloud.call("DELETE", "/v1/whoami")
+    extra = await cloud.call("DELETE", "/v1/me")
 
     assert (missing.status, missing.json["code"]) == (404, "not-found")
     assert root.status == 404
@@ -160,18 +160,19 @@ async def test_without_a_good_token_nothing_is_told(cloud: World, headers: Mappi
 
 
 async def test_a_deleted_token_is_good_for_nothing_at_once(cloud: World) -> None:
-    before = await cloud.call("GET", "/v1/whoami", as_="a-member")
+    before = await cloud.call("GET", "/v1/me", as_="a-member")
     await cloud.call("DELETE", f"{P}/a/tokens/a-member", as_="a-admin")
 
-    after = await cloud.call("GET", "/v1/whoami", as_="a-member")
+    after = await cloud.call("GET", "/v1/me", as_="a-member")
 
-    assert before.json == {"actor": "a/a-member", "project": "a", "role": "member", "link_url": ""}
+    who = {name: before.json[name] for name in ("actor", "project", "domain", "role", "link_url")}
+    assert who == {"actor": "a/a-member", "project": "a", "domain": "default", "role": "member", "link_url": ""}
     assert after.status == 401
 
 
 async def test_a_request_id_is_taken_over_where_it_is_harmless(cloud: World) -> None:
-    given = await cloud.call("GET", "/v1/whoami", headers={"X-Request-Id": "ci-42.a_b"})
-    harmful = await cloud.call("GET", "/v1/whoami", headers={"X-Request-Id": 'a"b c' + "x" * 100})
+    given = await cloud.call("GET", "/v1/me", headers={"X-Request-Id": "ci-42.a_b"})
+    harmful = await cloud.call("GET", "/v1/me", headers={"X-Request-Id": 'a"b c' + "x" * 100})
     made = await cloud.make(f"{P}/a/networks", "x")
 
     assert given.headers["X-Request-Id"] == "ci-42.a_b"

@@ -14,7 +14,7 @@ from common.kinds import kind_named
 from common.kinds.kind import SYSTEM_PROJECT, Role
 from common.kinds.vm import VmStatus
 from controller import bootstrap
-from controller.auth.caller import Caller
+from controller.auth.caller import built_in
 from controller.kinds import admission
 from controller.kinds.admission import Context, NewResource
 from controller.store import tables
@@ -24,7 +24,7 @@ from controller.store.tx import Tx
 from controller.store.writer import GroupWriter
 
 PROJECT = "bench"
-OPERATOR = Caller(actor="system/bench", project=SYSTEM_PROJECT, role=Role.ADMIN, request=RequestId("req-bench"))
+OPERATOR = built_in("system/bench", SYSTEM_PROJECT, Role.ADMIN, RequestId("req-bench"))
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ from common.kinds import KINDS
 from controller.api.call import Door
 from controller.api.extras import HostExtras, VmExtras, extras
 from controller.api.history import Histories
+from controller.api.login import Sessions
 from controller.api.quotas import Quotas
 from controller.api.resources import Resources
 from controller.api.upload import Upload
@@ -24,9 +25,10 @@ def test_every_extra_of_every_kind_has_a_handler() -> None:
         Resources(cast(Any, _Store()), NOTHING, NOTHING),
         HostExtras(NOTHING, NOTHING, NOTHING, NOTHING),
         Upload(NOTHING, NOTHING, NOTHING, blobs=NOTHING, limit_bytes=0, entropy=NOTHING),
-        VmExtras(NOTHING, NOTHING, Door(NOTHING, NOTHING), Waiting()),
+        VmExtras(NOTHING, NOTHING, Door(NOTHING, NOTHING, NOTHING), Waiting()),
         Histories(NOTHING, NOTHING, NOTHING, NOTHING),
         quotas=Quotas(NOTHING, {}),
+        sessions=Sessions(_Store(), NOTHING, NOTHING, clock=NOTHING, entropy=NOTHING, lasts_s=0),
     )
     declared = {(kind.name, extra.name) for kind in KINDS for extra in kind.extras}
 

@@ -22,7 +22,8 @@ from tests.store.desk import Clock
 from tests.store.same import plain, same
 
 GOING_ORDER = (
-    "schedule", "vm", "group", "keypair", "image", "network", "token", "size", "host", "rack", "zone", "region",
+    "schedule", "vm", "group", "keypair", "image", "network", "token", "binding", "user", "role",
+    "size", "host", "rack", "zone", "region",
     "project",
 )  # fmt: skip
 """Users before what they use. Volumes go with their machines."""
@@ -53,11 +54,14 @@ async def furnished(bench: Bench) -> list[HostId]:
     """Have one of each kind, of two hosts and two machines one under way; returns the hosts."""
     await bench.furniture()
     await bench.create("keypair", "shop", "me", public_key="ssh-ed25519 AAAA me")
-    await bench.create("token", "shop", "ci")
     await bench.create("region", "", "north")
     await bench.create("zone", "", "z1", region="north")
     await bench.create("rack", "", "r1", zone="z1")
     await bench.create("group", "shop", "apart", policy="anti-affinity")
+    await bench.create("role", "", "starter", grants=[{"actions": ["vm.start"]}])
+    await bench.create("token", "shop", "ci", custom_role="starter")
+    await bench.create("user", "", "bob")
+    await bench.create("binding", "shop", "bob", user="bob")
     for name in ("web", "db"):
         await bench.create("vm", "shop", name, image="tiny", size="small", keypairs=["me"], groups=["apart"])
     await bench.create("schedule", "shop", "nights", action="stop", vms=["web"], cron="0 20 * * *")

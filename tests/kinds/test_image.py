@@ -5,8 +5,9 @@ import pytest
 
 from common.errors import Denied, Invalid
 from common.kinds import kind_named
+from common.kinds.domain import DEFAULT_DOMAIN
 from common.kinds.kind import Role
-from controller.auth.caller import Caller
+from controller.auth.caller import built_in
 from controller.kinds import admission
 from controller.kinds.admission import NewResource
 from controller.kinds.outcome import Do, Done, Wait
@@ -47,7 +48,7 @@ async def test_only_operators_publish(bench: Bench) -> None:
     await bench.project()
     image = await bench.create("image", "shop", "tiny", public=True)
     assert image.spec.public
-    admin = Caller(actor="shop/a", project="shop", role=Role.ADMIN, request=bench.context.caller.request)
+    admin = built_in("shop/a", "shop", Role.ADMIN, bench.context.caller.request, DEFAULT_DOMAIN)
     context = msgspec.structs.replace(bench.context, caller=admin)
     with pytest.raises(Denied, match="a public image is for the cloud's operators"):
         admission.create(context, kind_named("image"), "shop", NewResource(name="own", spec={"public": True}))

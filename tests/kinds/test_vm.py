@@ -7,9 +7,10 @@ from common.documents import DomainDoc, DomainSeen
 from common.errors import Conflict, Denied, Invalid
 from common.ids import HostId
 from common.kinds import kind_named
+from common.kinds.domain import DEFAULT_DOMAIN
 from common.kinds.kind import AnyResource, Role
 from common.names import mac
-from controller.auth.caller import Caller
+from controller.auth.caller import built_in
 from controller.kinds import admission
 from controller.kinds.admission import NewResource
 from controller.kinds.outcome import Do, Done, Place, Wait
@@ -282,7 +283,7 @@ async def test_a_disk_too_small_for_its_image_is_refused_with_the_size_it_takes(
 async def test_only_operators_pin(bench: Bench) -> None:
     await bench.furniture()
     await bench.connected_host("h1")
-    member = Caller(actor="shop/ci", project="shop", role=Role.MEMBER, request=bench.context.caller.request)
+    member = built_in("shop/ci", "shop", Role.MEMBER, bench.context.caller.request, DEFAULT_DOMAIN)
     context = msgspec.structs.replace(bench.context, caller=member)
     body = NewResource(name="web", spec={"image": "tiny", "size": "small", "host": "h1"})
     with pytest.raises(Denied, match="pinning vm web to a host is for the cloud's operators"):

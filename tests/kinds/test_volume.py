@@ -8,6 +8,7 @@ from common.ids import HostId
 from common.kinds import kind_named
 from common.kinds.kind import AnyResource
 from controller.auth.caller import authorise
+from controller.auth.rights import subject_of
 from controller.kinds import admission
 from controller.kinds.admission import NewResource
 from controller.kinds.outcome import Do, Done, Wait
@@ -85,8 +86,8 @@ async def test_users_neither_make_nor_delete_volumes(bench: Bench) -> None:
     volume, _ = await made(bench)
     kind = kind_named("volume")
     assert (kind.create, kind.change, kind.delete) == (None, None, None)
-    with pytest.raises(Denied, match="volumes can't be deleted by anybody"):
-        authorise(bench.context.caller, kind, kind.delete, "shop", "deleted")
+    with pytest.raises(Denied, match=r"nobody has volume\.delete"):
+        authorise(bench.context.caller, "volume.delete", subject_of(volume, bench.store.seen))
     with pytest.raises(Exception, match="host is set by Skerry"):
         admission.create(bench.context, kind, "shop", NewResource(name="x", spec={"size_gib": 1, "host": "h1"}))
     with pytest.raises(Exception, match="belongs to vm web"):

@@ -160,6 +160,7 @@ def empty(cloud: Cloud) -> None:
             tables.document,
             tables.enrolment,
             tables.token,
+            tables.password,
         ):
             left = connection.execute(select(table)).all()
             assert not left, f"left in {table.name}: {left}"

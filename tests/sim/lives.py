@@ -103,6 +103,35 @@ def project(cloud: Cloud) -> None:
     vanishes(cloud, "project", "", "other")
 
 
+def user(cloud: Cloud) -> None:
+    """A user is made, disabled, and deleted."""
+    cloud.insist(lambda: cloud.create("user", "", "bob"))
+    reaches(cloud, "user", "", "bob", "active")
+    cloud.insist(lambda: cloud.change("user", "", "bob", enabled=False))
+    reaches(cloud, "user", "", "bob", "disabled")
+    vanishes(cloud, "user", "", "bob")
+
+
+def role(cloud: Cloud) -> None:
+    """A role is made, a token has it, and both go."""
+    cloud.insist(lambda: cloud.create("role", "", "starter", grants=[{"actions": ["vm.start"]}]))
+    reaches(cloud, "role", "", "starter", "active")
+    cloud.insist(lambda: cloud.create("token", "shop", "ci", custom_role="starter"))
+    cloud.insist(lambda: cloud.delete("token", "shop", "ci"))
+    vanishes(cloud, "role", "", "starter")
+
+
+def binding(cloud: Cloud) -> None:
+    """A user is bound in a project, to another role, and unbound."""
+    cloud.insist(lambda: cloud.create("user", "", "bob"))
+    cloud.insist(lambda: cloud.create("binding", "shop", "bob", user="bob", role="reader"))
+    reaches(cloud, "binding", "shop", "bob", "active")
+    cloud.insist(lambda: cloud.change("binding", "shop", "bob", role="admin"))
+    reaches(cloud, "binding", "shop", "bob", "active")
+    vanishes(cloud, "binding", "shop", "bob")
+    vanishes(cloud, "user", "", "bob")
+
+
 def token(cloud: Cloud) -> None:
     """A token is made, made anew, and revoked."""
     cloud.insist(lambda: cloud.create("token", "shop", "ci", role="member"))
@@ -312,6 +341,9 @@ CHANGES: dict[str, Callable[[Cloud], None]] = {
 LIVES: dict[str, Callable[[Cloud], None]] = {
     "domain": domain,
     "project": project,
+    "user": user,
+    "role": role,
+    "binding": binding,
     "token": token,
     "host": host,
     "size": size,

@@ -6,14 +6,14 @@ from typing import Any
 from common.ids import HostId, Id, RequestId
 from common.kinds import kind_named
 from common.kinds.kind import SYSTEM_PROJECT, AnyResource, Role
-from controller.auth.caller import Caller
+from controller.auth.caller import built_in
 from controller.kinds import admission
 from controller.kinds.admission import Admission, Context, NewResource, Patch
 from controller.store.rows import Capacity, Placement
 from controller.store.store import Store
 from controller.store.writes import AnyWrite, SetCapacity, TakePlacement
 
-OPERATOR = Caller(actor="system/root", project=SYSTEM_PROJECT, role=Role.ADMIN, request=RequestId("req-1"))
+OPERATOR = built_in("system/root", SYSTEM_PROJECT, Role.ADMIN, RequestId("req-1"))
 
 
 class Clock:

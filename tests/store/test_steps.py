@@ -8,8 +8,8 @@ from sqlalchemy import Engine
 
 from common.documents import DocKey, VolumeDoc, key_of
 from common.ids import HostId, Id, Revision, child_id
-from common.kinds.kind import Role
 from common.kinds.volume import VolumeSpec
+from common.secret import Secret
 from controller.store.rows import Change, Enrolment, Given, Token
 from controller.store.store import Feed, Store
 from controller.store.writer import GroupWriter
@@ -23,15 +23,17 @@ from controller.store.writes import (
     ForgetHost,
     PutDocument,
     PutEnrolment,
+    PutPassword,
     PutToken,
     ReleaseAddresses,
     ReleasePlacement,
     ReleaseVni,
+    RemovePassword,
     RemoveToken,
     Tombstone,
 )
 from sim.database import inline_store
-from tests.store.desk import Desk, take
+from tests.store.desk import Clock, Desk, take
 from tests.store.same import same
 
 HOST = HostId(Id("host-00000000000a"))
@@ -182,16 +184,42 @@ async def test_forgetting_closes_every_operation(desk: Desk) -> None:
     assert (await desk.create("project", "", "shop")).generation == 1
 
 
-async def test_a_token_is_replaced_and_removed(desk: Desk) -> None:
+async def test_tokens_of_one_thing_are_removed_singly_or_all(desk: Desk) -> None:
     await desk.project()
     row = await desk.create("token", "shop", "ci")
     seen = desk.store.seen
-    await desk.write(PutToken(token=Token(digest="old", resource=row.id, project="shop", role=Role.READER)))
-    await desk.write(PutToken(token=Token(digest="new", resource=row.id, project="shop", role=Role.READER)))
+    await desk.write(PutToken(token=Token(digest="old", resource=row.id)))
+    await desk.write(PutToken(token=Token(digest="new", resource=row.id)))
+    assert {one.digest for one in seen.tokens_of(row.id)} >= {"old", "new"}
+    await desk.write(RemoveToken(resource=row.id, digest="old"))
+    assert seen.token("old") is None
     assert seen.token("new") is not None
-    assert seen.token("old") is None, "as good as before, until the controller is started again"
     await desk.write(RemoveToken(resource=row.id))
-    assert seen.token("new") is None
+    assert seen.tokens_of(row.id) == ()
+
+
+async def test_sessions_that_expired_long_ago_are_dropped_and_tokens_are_not(desk: Desk, clock: Clock) -> None:
+    await desk.project()
+    user = await desk.create("user", "", "bob")
+    token = await desk.create("token", "shop", "ci")
+    await desk.write(PutToken(token=Token(digest="s", resource=user.id, expires_at=clock.now + 10)))
+    await desk.store.tidy()
+    clock.now += 8 * 86400
+    assert len(desk.store.seen.tokens_of(user.id)) == 1
+    await desk.store.tidy()
+    assert desk.store.seen.tokens_of(user.id) == ()
+    clock.now += 900 * 86400
+    await desk.store.tidy()
+    assert len(desk.store.seen.tokens_of(token.id)) == 1
+
+
+async def test_a_password_is_replaced_and_forgotten_and_in_no_log(desk: Desk) -> None:
+    user = await desk.create("user", "", "bob")
+    assert str(await desk.store.password(user.id)).startswith("sha256$")
+    await desk.write(PutPassword(user=user.id, hash=Secret("one")))
+    assert await desk.store.password(user.id) == "one"
+    await desk.write(RemovePassword(user=user.id))
+    assert await desk.store.password(user.id) is None
 
 
 WRITES: dict[str, AnyWrite] = {
@@ -204,8 +232,10 @@ WRITES: dict[str, AnyWrite] = {
     "put": put(),
     "bury": Tombstone(host=HOST, key=KEY),
     "enrol": PutEnrolment(enrolment=Enrolment(host=HOST, join_digest="", join_expires_at=0, certificate_serial="")),
-    "token": PutToken(token=Token(digest="d", resource=OWNER, project="shop", role=Role.READER)),
+    "token": PutToken(token=Token(digest="d", resource=OWNER)),
     "remove-token": RemoveToken(resource=OWNER),
+    "password": PutPassword(user=OWNER, hash=Secret("h")),
+    "remove-password": RemovePassword(user=OWNER),
     "child": CreateChild(
         id=Id("vol-00000000000c"), kind="volume", project="shop", name="c", owner=OWNER, spec=VolumeSpec(size_gib=1)
     ),

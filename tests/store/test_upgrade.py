@@ -65,8 +65,10 @@ DEFAULT = "dom-000000000000"
 def _upgraded() -> dict[str, list[dict[str, object]]]:
     """Return what the newest revision makes of it: the projects are in a domain."""
     shop, *rest = DATA["resource"]
+    token = {"digest": "d" * 64, "resource": "tok-00000000000h", "expires_at": 0.0}
     return DATA | {
-        "resource": [shop | {"spec": f'{{"description":"a shop","domain":"{DEFAULT}"}}', "revision": 42}, *rest]
+        "token": [token],
+        "resource": [shop | {"spec": f'{{"description":"a shop","domain":"{DEFAULT}"}}', "revision": 42}, *rest],
     }
 
 
@@ -85,7 +87,7 @@ def _dump(engine: Engine) -> dict[str, list[dict[str, object]]]:
     preparer = engine.dialect.identifier_preparer
     found: dict[str, list[dict[str, object]]] = {}
     with engine.connect() as connection:
-        for table, rows in DATA.items():
+        for table, rows in _upgraded().items():
             columns = ", ".join(preparer.quote(name) for name in rows[0])
             found[table] = [dict(row) for row in connection.execute(text(f"SELECT {columns} FROM {table}")).mappings()]
     (domain,) = [row for row in found["resource"] if row["kind"] == "domain"] or [None]

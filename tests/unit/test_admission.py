@@ -13,15 +13,15 @@ from common.ids import RequestId, Revision
 from common.kinds import KINDS, kind_named
 from common.kinds.kind import Name, Role, Spec, fields
 from common.secret import digest_of
-from controller.auth.caller import Caller
+from controller.auth.caller import Caller, built_in
 from controller.kinds import admission
 from controller.kinds.admission import Admission, Context, NewResource, Patch
 from controller.store.rows import Change, Put, Token
 from controller.store.working import WorkingSet
 from controller.store.writes import PutEnrolment, PutToken
 
-OPERATOR = Caller(actor="system/root", project="system", role=Role.ADMIN, request=RequestId("req-1"))
-MEMBER = Caller(actor="a/ci", project="a", role=Role.MEMBER, request=RequestId("req-2"))
+OPERATOR = built_in("system/root", "system", Role.ADMIN, RequestId("req-1"))
+MEMBER = built_in("a/ci", "a", Role.MEMBER, RequestId("req-2"))
 
 
 class Desk:
@@ -159,9 +159,10 @@ def test_secrets_are_shown_once_and_only_their_hash_is_written(desk: Desk) -> No
 
     assert admitted.revealed is not None
     text = admitted.revealed.reveal()
-    (write,) = admitted.writes
+    _, write = admitted.writes
     assert isinstance(write, PutToken)
-    assert write.token == Token(digest=digest_of(text), resource=admitted.resource.id, project="a", role=Role.MEMBER)
+    ends = desk.now + 90 * 86400
+    assert write.token == Token(digest=digest_of(text), resource=admitted.resource.id, expires_at=ends)
     assert text not in repr(admitted)
     assert text.encode() not in admitted.event.after
 

@@ -10,7 +10,6 @@ from rows import a_capacity, a_domain, a_host, a_placement, a_vm, host_id, made_
 from common.documents import key_of
 from common.errors import Invalid
 from common.ids import Id, RequestId, Revision
-from common.kinds.kind import Role
 from common.refusal import Cost, Refusal
 from controller.store import rows
 from controller.store.changes import Gap, commits_from, decode, encode
@@ -63,7 +62,7 @@ ROWS: list[Any] = [
         seq=2**40, at=0.1, actor="a", request=RequestId(""), action="vm.create", kind="vm", resource=Id("vm-2"),
         project="shop", name="web", message="日本", before=b"", after=b"\xff",
     ),
-    Token(digest="d", resource=Id("tok-1"), project="shop", role=Role.MEMBER),
+    Token(digest="d", resource=Id("tok-1"), expires_at=5.0),
     Enrolment(host=host_id(1), join_digest="", join_expires_at=1.0, certificate_serial="ab"),
     Controller(id="ctl-1", url="https://c:8443", version="1", since=1.0, alive=False),
     Link(host=host_id(1), controller="ctl-1", since=2.0),

@@ -12,7 +12,7 @@ from common.ids import HostId, Id, RequestId, Revision
 from common.kinds import kind_named
 from common.kinds.host import HostSpec
 from common.kinds.image import ImageSpec
-from common.kinds.kind import AnyResource, Resource, Role
+from common.kinds.kind import AnyResource, Resource
 from common.kinds.network import NetworkSpec
 from common.kinds.token import TokenSpec
 from common.kinds.vm import VmSpec
@@ -180,7 +180,7 @@ def test_open_operations_are_those_not_finished_oldest_first() -> None:
 
 def test_a_token_is_good_while_its_row_is_wanted() -> None:
     spec = TokenSpec(role="member")
-    token = Token(digest="d", resource=Id("token-shop-ci"), project="shop", role=Role.MEMBER)
+    token = Token(digest="d", resource=Id("token-shop-ci"))
     seen = filled(row("token", "ci", spec=spec), token)
     assert seen.token("d") == token
     assert seen.token("other") is None
