@@ -65,7 +65,8 @@ def messages(lies: list[Lie], host: HostId, seen: WorkingSet, number: Callable[[
     own = tuple(seen.documents(host))
     others = [one for other in seen.of_kind("host") if other.id != host for one in seen.documents(HostId(other.id))]
     machines = sorted({Id(one.key.partition("/")[2]) for one in others if one.key.startswith("domain/")})
-    for lie in [lie for lie in lies if lie not in AT_HELLO]:
+    now: list[Lie] = [lie for lie in lies if lie not in AT_HELLO]
+    for lie in now:
         lies.remove(lie)
         match lie:
             case "others' documents are done":
