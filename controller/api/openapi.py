@@ -129,7 +129,7 @@ def _parameters(route: Route) -> list[Json]:
         in_header.append(
             {"name": "If-Match", "in": "header", "required": needed, "schema": schema, "description": said}
         )
-    if route.method in KEYED and route.action != "ca.rotate":
+    if route.method in KEYED and route.action not in ("ca.rotate", "login", "logout"):
         said = "names this request for 24 hours: repeated with the same key it is carried out once, and answered again"
         form: Json = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
         in_header.append({"name": KEY_HEADER, "in": "header", "required": False, "schema": form, "description": said})

@@ -194,6 +194,7 @@ async def test_every_kind_can_be_rehearsed(cloud: World, kind: Any) -> None:
     await cloud.make("/v1/sizes", "small", {"vcpus": 1, "memory_mib": 512, "disk_gib": 1})
     await cloud.make(f"{P}/a/images", "tiny", {"format": "kernel"})
     await cloud.make(f"{P}/a/networks", "default")
+    await cloud.make("/v1/users", "bob")
     await cloud.make("/v1/regions", "north")
     await cloud.make("/v1/zones", "z1", {"region": "north"})
     base = f"/v1/{kind.plural}" if kind.scope is Scope.CLOUD else f"{P}/a/{kind.plural}"
@@ -211,6 +212,8 @@ async def test_every_kind_can_be_rehearsed(cloud: World, kind: Any) -> None:
 
 def test_every_mutating_route_says_that_it_can_be_rehearsed() -> None:
     for route in ROUTES:
+        if route.action in ("login", "logout"):
+            continue
         if route.mutates and (route.kind is None or route.need is not None):
             operation = DOCUMENT["paths"][route.path][route.method.lower()]
             assert "dry_run" in [parameter["name"] for parameter in operation["parameters"]], route.name
