@@ -85,7 +85,7 @@ def logout_command() -> click.Command:
     """Return `skerry logout`."""
 
     def run() -> None:
-        talk(lambda client: client.change_raw("POST", "/v1/logout"))
+        talk(lambda client: client.raw("POST", "/v1/logout"))
         path, known = settings.here()
         name = asked_context() or known.current
         if there := known.contexts.get(name):

@@ -30,7 +30,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     try:
         wait_ready(url, process)
         made = World(url=url, token=token, home=home)
-        made.skerry("project", "create", "shop", "--wait")
+        made.skerry("project", "create", "shop", "--keep-deleted-s", "0", "--wait")
         made.skerry("network", "create", "default", "--wait")
         made.skerry("size", "create", "small", "--vcpus", "1", "--memory-mib", "256", "--disk-gib", "2", "--wait")
         made.skerry("image", "create", "tiny", "--format", "raw", "--wait")
@@ -330,3 +330,27 @@ def test_alone_it_shows_what_there_is_and_three_examples(world: World) -> None:
     for words in ("skerry vm create web", "skerry console web", "skerry vm delete web", "Every day", "Setting up"):
         assert words in shown
     assert world.skerry("--version").out.startswith("skerry 0.")
+
+
+def test_who_logs_in_acts_by_what_is_bound_until_the_session_ends(world: World, tmp_path: Path) -> None:
+    made = world.skerry("user", "create", "bob", "--wait", "-o", "json")
+    first = json.loads(made.out)["revealed"]
+    world.skerry("binding", "create", "bob-reads", "--user", "bob", "--role", "reader", "--project", "shop", "--wait")
+    own = {"SKERRY_CONFIG": str(tmp_path / "contexts.toml"), "SKERRY_TOKEN": "", "SKERRY_URL": ""}
+
+    wrong = world.skerry("login", "--user", "bob", "--url", world.url, stdin="not it at all\n", code=1, **own)
+    assert "unauthenticated" in wrong.err
+    shown = world.skerry("login", "--user", "bob", "--url", world.url, stdin=f"{first}\n", **own)
+    assert "speaks for bob for the next" in shown.out
+    assert first not in (tmp_path / "contexts.toml").read_text()
+    assert world.skerry("network", "list", "-o", "name", **own).out == "default\n"
+    refused = world.skerry("network", "create", "mine", code=1, **own)
+    assert "lacks network.create" in refused.err
+
+    changed = world.skerry("user", "password", "bob", stdin=f"{first}\na better password\n", **own)
+    assert "sessions from before have ended" in changed.out
+    assert "unauthenticated" in world.skerry("network", "list", code=1, **own).err
+    world.skerry("login", "--user", "bob", stdin="a better password\n", **own)
+    assert world.skerry("logout", **own).out == "the session has ended\n"
+    world.skerry("whoami", code=None, **own)
+    assert world.skerry("network", "list", code=None, **own).code != 0

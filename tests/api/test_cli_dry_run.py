@@ -77,7 +77,8 @@ def mutating() -> Iterator[tuple[str, click.Command]]:
         group = command.get_command(ctx, kind.name)
         assert isinstance(group, click.Group)
         words = {"create", "set", "delete", *(verb.name for verb in kind.verbs)}
-        words |= {"upload" if extra.name == "content" else extra.name for extra in kind.extras if extra.method != "GET"}
+        extras = (extra.name for extra in kind.extras if extra.method != "GET" and extra.name != "password")
+        words |= {"upload" if name == "content" else name for name in extras}
         yield from ((f"{kind.name} {word}", group.commands[word]) for word in words & set(group.commands))
     operation = command.get_command(ctx, "operation")
     assert isinstance(operation, click.Group)
