@@ -4,7 +4,7 @@ They are good for days, so that guests can prove who they are with the controlle
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -31,7 +31,7 @@ class Vouchers:
     """The vouchers of one host. `guests` names the machines that are wanted on it."""
 
     def __init__(
-        self, directory: Path, dialer: Dialer, guests: Callable[[], Iterable[Id]], clock: Clock = system_clock
+        self, directory: Path, dialer: Dialer, guests: Callable[[], set[Id]], clock: Clock = system_clock
     ) -> None:
         self._directory = directory
         self._dialer = dialer
@@ -77,7 +77,7 @@ class Vouchers:
         answer = await self._dialer.vouch(VouchRequest(csr=request_for(self._key), machines=tuple(stale)))
         self._asked = {vm: at for vm, at in self._asked.items() if vm in wanted} | dict.fromkeys(stale, now)
         for vm, pem in answer.certificates.items():
-            if vm in stale:
+            if vm in stale and vm in self._guests():  # else it went meanwhile, and its files with it
                 self._held[vm] = Voucher(pem, self._key)
                 await asyncio.to_thread(write_private, self._directory / f"{vm}.pem", pem.encode())
                 self._asked.pop(vm, None)

@@ -61,6 +61,7 @@ def find_place(state_dir: Path, pool: Path) -> Place:
         images=state_dir / "images",
         logs=state_dir / "consoles",
         seeds=state_dir / "seeds",
+        vouchers=state_dir / "vouchers",
         virtualisation=virtualisation(machine.cpu().flags),
         direct_io=files.takes_direct_io(pool),
     )

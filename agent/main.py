@@ -127,7 +127,7 @@ async def _start(config: Config, stack: AsyncExitStack) -> None:
     hypervisor = await stack.enter_async_context(Libvirt(config.libvirt.uri, on_event=moved, on_connected=all_moved))
     images = ImageCache(place.images, dialer.fetch, faults)
     volumes = Volumes(place, images, hypervisor, report=told, clock=system_clock, faults=faults)
-    vouchers = await asyncio.to_thread(Vouchers, config.state_dir / "vouchers", dialer, documents.guests)
+    vouchers = await asyncio.to_thread(Vouchers, place.vouchers, dialer, documents.guests)
     networks = Networks(
         host_id=identity.host,
         underlay=vtep,

@@ -26,6 +26,7 @@ PLACE = DomainPlace(
     images=Path("/images"),
     logs=Path("/logs"),
     seeds=Path("/seeds"),
+    vouchers=Path("/vouchers"),
     virtualisation="tcg",
     direct_io=False,
 )

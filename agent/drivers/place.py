@@ -10,7 +10,7 @@ from common.ids import Id
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """Four directories, and how this host runs machines. QEMU has to be able to enter each directory."""
+    """Where things lie, and how this host runs machines. QEMU has to be able to enter all directories but vouchers."""
 
     volumes: Path
     """The pool: one qcow2 file per volume."""
@@ -20,6 +20,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Serial console logs, written by virtlogd."""
     seeds: Path
     """NoCloud disks."""
+    vouchers: Path
+    """Certificates by which guests prove who they are."""
     virtualisation: Literal["kvm", "tcg"]
     direct_io: bool
     """Whether the pool's file system takes O_DIRECT: then the host caches nothing that the guest caches already."""
@@ -35,6 +37,10 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     def seed_file(self, vm: Id) -> Path:
         """Return a VM's NoCloud disk."""
         return self.seeds / f"{vm}.iso"
+
+    def voucher_file(self, vm: Id) -> Path:
+        """Return a VM's voucher."""
+        return self.vouchers / f"{vm}.pem"
 
     def prepare(self) -> None:
         """Make the directories: QEMU, under its own user, may enter them but not list them."""

@@ -205,14 +205,16 @@ class Domains:
     def _files(self, vm: Id) -> tuple[Path, ...]:
         log = self._place.serial_log(vm)
         logs = (path for path in (log, *(log.with_name(f"{log.name}.{i}") for i in range(10))) if path.exists())
-        return (*logs, *nocloud.leftovers(self._place.seed_file(vm)))
+        voucher = self._place.voucher_file(vm)
+        vouchers = (voucher,) if voucher.exists() else ()
+        return (*logs, *vouchers, *nocloud.leftovers(self._place.seed_file(vm)))
 
     def _remove_files(self, vm: Id) -> None:
         for path in self._files(vm):
             files.remove(path)
 
     async def survey(self) -> tuple[Found, ...]:
-        """List every domain, serial log and NoCloud disk."""
+        """List every domain, and the files of machines."""
         domains = await self._hypervisor.list_domains()
         found = [
             Found(
@@ -226,6 +228,11 @@ class Domains:
         return (*found, *await asyncio.to_thread(lambda: tuple(self._found_files())))
 
     def _found_files(self) -> Iterator[Found]:
-        for directory, detail in ((self._place.logs, "serial log"), (self._place.seeds, "NoCloud disk")):
-            for path in sorted(directory.glob("*")):
+        place = self._place
+        for directory, form, detail in (
+            (place.logs, "*", "serial log"),
+            (place.seeds, "*", "NoCloud disk"),
+            (place.vouchers, "vm-*", "voucher"),
+        ):
+            for path in sorted(directory.glob(form)):
                 yield Found(what="file", name=path.name, owner=files.owner(path), detail=detail)

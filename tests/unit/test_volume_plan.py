@@ -152,6 +152,7 @@ def place(tmp_path: Path) -> Place:
         images=tmp_path / "images",
         logs=tmp_path / "logs",
         seeds=tmp_path / "seeds",
+        vouchers=tmp_path / "vouchers",
         virtualisation="tcg",
         direct_io=False,
     )
