@@ -48,9 +48,12 @@ COUNTERS: tuple[Counter, ...] = tuple(
 """All that quotas can limit, what machines use first."""
 
 
+_NAMED = {kind.name: kind for kind in KINDS}
+
+
 def kind_named(name: str) -> AnyKind:
     """Return the kind of that name. Raises KeyError for an unknown one."""
-    return next((kind for kind in KINDS if kind.name == name), None) or _unknown(name)
+    return _NAMED.get(name) or _unknown(name)
 
 
 def _unknown(name: str) -> AnyKind:

@@ -1,6 +1,6 @@
 """What answers look like: rows to JSON, with the names behind every id that the caller may know of."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from functools import cache
 from typing import Any
 
@@ -186,15 +186,16 @@ def _spec(raw: bytes, kind: str) -> dict[str, Any] | None:
 _KINDS = frozenset(kind.name for kind in KINDS)
 
 
-def names_of(rows: Iterable[AnyResource], seen: WorkingSet, caller: Caller) -> dict[str, str]:
-    """Return the name behind every id in these rows, as far as the caller may know of the thing."""
+def names_of(rows: Collection[AnyResource], seen: WorkingSet, caller: Caller) -> dict[str, str]:
+    """Return the name behind every id in these rows, which the caller sees, as far as they may know of the thing."""
+    names: dict[str, str] = {row.id: row.name for row in rows}
     ids: set[Id] = set()
     for row in rows:
-        ids.update((row.id, *references(row)))
+        ids.update(references(row))
         if row.owner:
             ids.add(row.owner)
-    found = {one: seen.get(one) for one in ids}
-    return {one: row.name for one, row in found.items() if row and sees(caller, seen, row)}
+    found = {one: seen.get(one) for one in ids if one not in names}
+    return names | {one: row.name for one, row in found.items() if row and sees(caller, seen, row)}
 
 
 def answer(body: object, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

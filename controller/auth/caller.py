@@ -35,7 +35,10 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
             return True
         if self.only and not any(action in permit.actions and permit.fits(subject) for permit in self.only):
             return False
-        return any(held.permit(subject, action) for held in self.held)
+        for held in self.held:  # noqa: SIM110 - asked three times for each line of a list: half the time of any()
+            if held.permit(subject, action):
+                return True
+        return False
 
     def everywhere(self, action: str) -> bool:
         """Say whether an action is allowed on everything in the cloud."""

@@ -98,9 +98,12 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
 
     def permit(self, subject: Subject, action: str) -> bool:
         """Say whether this allows an action on a thing."""
-        return self.reaches(subject, action) and any(
-            action in permit.actions and permit.fits(subject) for permit in self.permits
-        )
+        if not self.reaches(subject, action):
+            return False
+        for permit in self.permits:  # noqa: SIM110 - asked for each line of a list: half the time of any()
+            if action in permit.actions and permit.fits(subject):
+                return True
+        return False
 
 
 def spelt_out(grants: tuple[Grant, ...]) -> tuple[Permit, ...]:

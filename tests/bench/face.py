@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import msgspec
 
 from lab.commands import run
 from lab.layout import ROOT
@@ -92,7 +93,7 @@ async def _whole_list(http: aiohttp.ClientSession, vms: int) -> None:
     while True:
         query = {"limit": "1000"} | ({"after": after} if after else {})
         async with http.get(f"/v1/projects/{PROJECT}/vms", params=query) as answer:
-            page = await answer.json()
+            page = await answer.json(loads=msgspec.json.decode)
         seen += len(page["items"])
         if not page["next"]:
             break
