@@ -8,6 +8,7 @@ from typing import cast
 import click
 import pytest
 from api_world import Clock, Host, World
+from structlog.testing import capture_logs
 from test_history_api import tell
 
 from common.kinds.vm import VM
@@ -25,7 +26,7 @@ async def asking(cloud: World, form: str = "table") -> AsyncIterator[Client]:
     connection = Connection(url=url, token=Secret(cloud.tokens["root"]), project="a", ca="", context="")
     context = click.Context(click.Command("test"))
     context.meta["skerry.form"] = form
-    with context:
+    with context, capture_logs():  # the controller's, which is in this process
         async with Client(connection) as client:
             yield client
 
