@@ -20,9 +20,8 @@ from controller.api.relay import Relay
 from controller.api.render import answer
 from controller.api.routes import Route
 from controller.auth.caller import Caller, projects_of, require_everywhere, sees
-from controller.kinds.admission import spec_told
 from controller.store.rows import Event, EventResult, Head
-from controller.store.working import HostView, WorkingSet
+from controller.store.working import HostView, WorkingSet, spec_told
 
 log = structlog.get_logger(__name__)
 

@@ -23,7 +23,7 @@ from controller.kinds.lifetime import kept_for, refuse_kept, refuse_protected
 from controller.kinds.planners import planner_of
 from controller.kinds.quotas import Standard, counts_of, set_limits
 from controller.store.rows import Event, Operation
-from controller.store.working import WorkingSet, home_of
+from controller.store.working import WorkingSet, home_of, spec_told
 from controller.store.writes import AnyWrite, Mutation, PutPassword, RemoveToken
 
 NONE = Revision(0)
@@ -290,14 +290,6 @@ def event_of(context: Context, action: str, row: AnyResource, was: AnyResource |
         after=b"" if row.deleted_at is not None else spec_told(row),
         result="accepted",
     )
-
-
-def spec_told(row: AnyResource) -> bytes:
-    """Return a thing's spec as events have it: without what is private."""
-    private = {field.name for field in fields(kind_named(row.kind).spec) if field.private}
-    if not private:
-        return to_json(row.spec)
-    return to_json({name: value for name, value in plain(row.spec).items() if name not in private})
 
 
 def _refuse_deleting(row: AnyResource) -> None:

@@ -16,7 +16,7 @@ from controller.store import chain, graves, quota, tables, timeline
 from controller.store.prepared import Prepared
 from controller.store.rows import Event, EventResult, Operation, OperationState, OperationStep
 from controller.store.tx import Tx, insert_resource
-from controller.store.working import is_public, references
+from controller.store.working import is_public, references, spec_told
 from controller.store.writes import Amend, Mutation, Taken
 
 FINISHED_KEPT = 10_000
@@ -129,8 +129,8 @@ def amend(tx: Tx, wanted: Amend) -> None:
     poke(tx, row.id)
     if wanted.what:
         event = happened(tx, row, wanted.what, wanted.message, ())
-        after_spec = b"" if wanted.delete else to_json(row.spec)
-        chain.append(tx, msgspec.structs.replace(event, before=to_json(was.spec), after=after_spec))
+        after_spec = b"" if wanted.delete else spec_told(row)
+        chain.append(tx, msgspec.structs.replace(event, before=spec_told(was), after=after_spec))
 
 
 def _updated(tx: Tx, wanted: AnyResource, was: AnyResource) -> AnyResource | None:

@@ -10,6 +10,7 @@ from functools import cache
 
 import msgspec
 
+from common.codec import plain, to_json
 from common.documents import DocKey, Report, StepTaken
 from common.errors import NotFound
 from common.ids import HostId, Id, Revision
@@ -517,6 +518,14 @@ def home_of(row: AnyResource) -> str:
 def is_public(row: AnyResource) -> bool:
     """Say whether every project may use this thing."""
     return kind_named(row.kind).shared and bool(row.spec.public)
+
+
+def spec_told(row: AnyResource) -> bytes:
+    """Return a thing's spec as events have it: without what is private."""
+    private = {field.name for field in fields(kind_named(row.kind).spec) if field.private}
+    if not private:
+        return to_json(row.spec)
+    return to_json({name: value for name, value in plain(row.spec).items() if name not in private})
 
 
 def references(row: AnyResource) -> tuple[Id, ...]:

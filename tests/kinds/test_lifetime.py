@@ -190,9 +190,10 @@ async def test_what_skerry_decides_overtakes_nothing_that_somebody_changed_meanw
 
 
 async def test_the_event_says_who_and_why(bench: Bench) -> None:
-    vm, _ = await running(bench, ttl_s=600, on_expiry="delete")
+    vm, _ = await running(bench, ttl_s=600, on_expiry="delete", user_data="#!secret")
     bench.clock.now += 600
     await bench.step(vm)
     events = await bench.store.events(0, 10, EventQuery(action="vm.delete"))
     assert [(event.actor, event.message) for event in events] == [("skerry", "its time to live of 600 s is over")]
     assert msgspec.json.decode(events[0].before)["ttl_s"] == 600
+    assert b"secret" not in events[0].before + events[0].after, "what is private is not in the history"
