@@ -2,21 +2,19 @@
 
 import re
 from collections.abc import Iterable
-from itertools import chain
 
 import msgspec
 import structlog
 from aiohttp import web
 
 from common.clock import Clock
-from common.codec import from_json
 from common.errors import Conflict, Denied, PreconditionFailed, QuotaExceeded, SkerryError, Temporary
 from common.ids import HostId, Id
 from common.kinds.kind import SYSTEM_PROJECT, AnyResource, Scope
 from controller.api.call import Call, Door
 from controller.api.ports import Store
 from controller.api.query import bad, integer, refuse_unknown
-from controller.api.relay import Relay
+from controller.api.relay import Relay, from_others
 from controller.api.render import answer
 from controller.api.routes import Route
 from controller.auth.caller import Caller, projects_of, require_everywhere, sees
@@ -150,9 +148,9 @@ class Trail:
         require_everywhere(call.caller, "host.audit", "what audits find")
         seen = self._store.seen
         here = [_audited(row.name, seen.host(HostId(row.id))) for row in _by_name(seen.of_kind("host"))]
-        answers = (await self._relay.ask_all(call)).values() if self._relay else ()
-        others = [from_json(raw, Overview, "an overview of audits").hosts for raw in answers if raw]
-        newest = {one.host: one for one in sorted((*here, *chain(*others)), key=lambda one: one.at or 0.0)}
+        others, _ = await from_others(self._relay, call, Overview)
+        found = (*here, *(one for other in others for one in other.hosts))
+        newest = {one.host: one for one in sorted(found, key=lambda one: one.at or 0.0)}
         hosts = tuple(newest[one.host] for one in here)
         bad_ones = [one.since for one in hosts if one.differences and one.since is not None]
         good_ones = [one.since for one in hosts if one.since is not None]

@@ -7,7 +7,7 @@ what they know; those that gave no answer are named.
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TypeVar, get_args
+from typing import get_args
 
 import msgspec
 from aiohttp import web
@@ -21,7 +21,7 @@ from common.kinds.vm import VM
 from controller.api.call import Call, Handler
 from controller.api.ports import Measured, Store
 from controller.api.query import bad, integer, moment, refuse_unknown
-from controller.api.relay import Relay
+from controller.api.relay import Relay, from_others
 from controller.api.render import answer, past_of
 from controller.api.resources import found
 from controller.auth.caller import require_everywhere, sees, sees_past
@@ -30,8 +30,6 @@ from controller.metrics.catalogue import METRICS, Of
 from controller.metrics.codec import Floats
 from controller.metrics.history import Question
 from controller.store.rows import EventQuery
-
-A = TypeVar("A")
 
 AGGREGATES: tuple[str, ...] = get_args(Aggregate)
 DEFAULT_POINTS = 240
@@ -124,7 +122,7 @@ class Histories:
             metrics = _metrics("vm" if kind is VM else "host", query.getall("metric", []))
             question = _question(query, thing, metrics, self._clock())
             mine = await self._answer(question, name)
-            others, missing = await self._others(call, History)
+            others, missing = await from_others(self._relay, call, History)
             return answer(msgspec.structs.replace(_joined(mine, others), missing=missing))
 
         return handler
@@ -142,7 +140,7 @@ class Histories:
         if kind == "host":
             require_everywhere(call.caller, "host.metrics", "the figures of hosts")
         mine = tuple(self._newest(call, kind, query.get("project", "")))
-        others, missing = await self._others(call, Tops)
+        others, missing = await from_others(self._relay, call, Tops)
         newest: dict[Id, Top] = {}
         for one in (*mine, *(one for other in others for one in other.items)):
             if one.id not in newest or newest[one.id].at < one.at:
@@ -211,14 +209,6 @@ class Histories:
             return (inventory.cpu_threads, inventory.memory_mib) if inventory else (0, 0)
         placement = self._store.seen.placement(row.id)
         return (placement.vcpus, placement.memory_mib) if placement else (0, 0)
-
-    async def _others(self, call: Call, of: type[A]) -> tuple[list[A], tuple[str, ...]]:
-        """Return what the other controllers answer to the same question, and which gave no answer."""
-        if self._relay is None:
-            return [], ()
-        answers = await self._relay.ask_all(call)
-        heard = [msgspec.json.decode(raw, type=of) for raw in answers.values() if raw is not None]
-        return heard, tuple(sorted(url for url, raw in answers.items() if raw is None))
 
 
 # --- the question -------------------------------------------------------------------------------------------------

@@ -8,8 +8,10 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import aiohttp
+import msgspec
 import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.typedefs import Middleware
@@ -27,6 +29,8 @@ from controller.api.waiting import Waiting
 from controller.kinds.affinity import host_of
 
 log = structlog.get_logger(__name__)
+
+A = TypeVar("A")
 
 PREFIX = "/controller"
 """Below it, the link's port serves the API to other controllers."""
@@ -125,6 +129,15 @@ class Relay:
                 f"the controller at {url}, where the host is connected, gave no answer: {type(err).__name__}",
                 fix="try again: the host connects to another one soon",
             ) from err
+
+
+async def from_others(relay: Relay | None, call: Call, of: type[A]) -> tuple[list[A], tuple[str, ...]]:
+    """Return what the other controllers answer to the same question, and which gave no answer."""
+    if relay is None:
+        return [], ()
+    answers = await relay.ask_all(call)
+    heard = [msgspec.json.decode(raw, type=of) for raw in answers.values() if raw is not None]
+    return heard, tuple(sorted(url for url, raw in answers.items() if raw is None))
 
 
 def only_controllers() -> Middleware:
