@@ -28,6 +28,14 @@ def pytest_configure() -> None:
     )
 
 
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """Undo what a command that a test runs in its own process sets up for logs."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """Give a PostgreSQL server, one for all tests of a process."""

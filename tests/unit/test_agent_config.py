@@ -1,23 +1,14 @@
 """The agent's configuration file, and the command around it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
-import structlog
 from click.testing import CliRunner
 
 from agent.config import Config, load
 from agent.main import main
 from common.errors import Invalid
-
-
-@pytest.fixture(autouse=True)
-def own_logs() -> Iterator[None]:
-    """The command sets up logs for its process, which here is everybody's."""
-    yield
-    structlog.reset_defaults()
 
 
 def written(tmp_path: Path, text: str) -> Path:
