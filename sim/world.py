@@ -259,9 +259,24 @@ class World:
             node.wire = None
             node.dials_at = self.now + REDIAL_S * self.random.random()
             session, node.session = node.session, None
-            if session and self.controller:
-                self._try(Controller.hang_up, session, "gave no sign of life")
+            if session and self._its(node):
+                with suppress(Lost):
+                    self._within_its(node, Controller.hang_up, session, "gave no sign of life")
         return broke
+
+    def _its(self, _node: Node) -> Controller | None:
+        """Return the controller that a machine speaks with; None while it is dead."""
+        return self.controller
+
+    def _within_its(
+        self,
+        _node: Node,
+        work: Callable[Concatenate[Controller, P], Coroutine[Any, Any, R]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R:
+        """Run something in the process of the controller that a machine speaks with. Raises Lost."""
+        return self.within_controller(work, *args, **kwargs)
 
     def _try(
         self, work: Callable[Concatenate[Controller, P], Coroutine[Any, Any, object]], *args: P.args, **kwargs: P.kwargs
@@ -277,9 +292,10 @@ class World:
             dialled = True
             node.dials_at = self.now + REDIAL_S
             peer = Peer(host=node.host, serial=node.serial, expires_at=1e12)
+            self._turn_to_one(node)
             hello = forged_hello(node.agent.hello(), node.lies, self.controller.store.seen)
             try:
-                session, answer = self.within_controller(Controller.greet, peer, hello)
+                session, answer = self._within_its(node, Controller.greet, peer, hello)
             except Lost:
                 continue
             if isinstance(answer, Welcome):
@@ -289,18 +305,21 @@ class World:
                     node.wire.break_now()
         return dialled
 
+    def _turn_to_one(self, node: Node) -> None:
+        """Choose which controller a machine dials: there is one."""
+
     def _talk(self) -> bool:
         talked = False
         for node in list(self.nodes.values()):
             wire = node.wire
             if wire is None:
                 continue
-            if node.session and self.controller and not wire.cut:
+            if node.session and self._its(node) and not wire.cut:
                 if node.session.reason:
                     wire.break_now()
                     talked = True
                     continue
-                for body in self.within_controller(Controller.frames, node.session):
+                for body in self._within_its(node, Controller.frames, node.session):
                     wire.send("down", body)
             if node.agent and self.within_agent(node, Agent.say, partial(wire.send, "up")) is False:
                 wire.break_now()
@@ -311,9 +330,10 @@ class World:
                 talked = True
                 if self.within_agent(node, Agent.take, down) is False:
                     wire.break_now()
-            while node.session and self.controller and (up := wire.arrived("up")) is not None:
+            while node.session and self._its(node) and (up := wire.arrived("up")) is not None:
                 talked = True
-                self._try(Controller.take, node.session, up)
+                with suppress(Lost):
+                    self._within_its(node, Controller.take, node.session, up)
         return talked
 
     # --- time -------------------------------------------------------------------------------------------------------

@@ -5,18 +5,14 @@ What a controller commits reaches the others a moment later, as a notification d
 
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Engine
 
 from common.faults import Died
-from common.protocol import Welcome
-from common.tls import Peer
 from sim.process import Agent, Controller
-from sim.wire import Wire
-from sim.world import REDIAL_S, RESTART_S, Hook, Lost, Node, World
+from sim.world import RESTART_S, Hook, Lost, Node, World
 from tests.crew.sharing import SharingController
 
 P = ParamSpec("P")
@@ -139,80 +135,24 @@ class CrewWorld(World):
         self._controller_starts_at = float("inf")
         return super()._start_processes() or started
 
-    def _break_links(self) -> bool:
-        broke = False
-        for node in self.nodes.values():
-            wire = node.wire
-            if wire is None or wire.breaks_at is None or wire.breaks_at > self.now:
-                continue
-            broke = True
-            wire.cut = True
-            node.wire = None
-            node.dials_at = self.now + REDIAL_S * self.random.random()
-            session, node.session = node.session, None
-            if session:
-                with suppress(Lost):
-                    self.within(self.at[node.machine.name], Controller.hang_up, session, "gave no sign of life")
-        return broke
+    def _its(self, node: Node) -> Controller | None:
+        return self.controllers[self.at[node.machine.name]]
 
-    def _next_controller(self, node: Node) -> str | None:
-        """Return which controller a machine dials: the one after its last."""
+    def _within_its(
+        self,
+        node: Node,
+        work: Callable[Concatenate[Controller, P], Coroutine[Any, Any, R]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R:
+        return self.within(self.at[node.machine.name], work, *args, **kwargs)
+
+    def _turn_to_one(self, node: Node) -> None:
+        """Have a machine dial the controller after its last."""
         names = [name for name, one in self.controllers.items() if one]
-        if not names:
-            return None
         last = self.at.get(node.machine.name)
-        if last is None:
-            return self.random.choice(names)
-        return next((name for name in names if name > last), names[0])
-
-    def _dial(self) -> bool:
-        dialled = False
-        for node in self.nodes.values():
-            if node.agent is None or node.wire or node.cut_off or node.dials_at > self.now:
-                continue
-            name = self._next_controller(node)
-            if name is None:
-                continue
-            dialled = True
-            node.dials_at = self.now + REDIAL_S
-            peer = Peer(host=node.host, serial=node.serial, expires_at=1e12)
-            self.at[node.machine.name] = name
-            try:
-                session, answer = self.within(name, Controller.greet, peer, node.agent.hello())
-            except Lost:
-                continue
-            if isinstance(answer, Welcome):
-                node.wire = Wire(self.clock, lambda: self.random.choice((0.0, 0.0, 0.001, 0.02)))
-                node.session = session
-                if self.within_agent(node, Agent.welcomed, answer) is False:
-                    node.wire.break_now()
-        return dialled
-
-    def _talk(self) -> bool:
-        talked = False
-        for node in list(self.nodes.values()):
-            if node.wire:
-                talked |= self._talk_to(node, node.wire)
-        return talked
-
-    def _talk_to(self, node: Node, wire: Wire) -> bool:
-        talked, name = False, self.at[node.machine.name]
-        if node.session and self.controllers[name] and not wire.cut:
-            if node.session.reason:
-                wire.break_now()
-                return True
-            for body in self.within(name, Controller.frames, node.session):
-                wire.send("down", body)
-        if node.agent:
-            self.within_agent(node, Agent.say, partial(wire.send, "up"))
-        while node.agent and (down := wire.arrived("down")) is not None:
-            talked = True
-            self.within_agent(node, Agent.take, down)
-        while node.session and self.controllers[name] and (up := wire.arrived("up")) is not None:
-            talked = True
-            with suppress(Lost):
-                self.within(name, Controller.take, node.session, up)
-        return talked
+        following = (name for name in names if last is not None and name > last)
+        self.at[node.machine.name] = self.random.choice(names) if last is None else next(following, names[0])
 
     def _settle(self) -> None:
         for _ in range(1000):
