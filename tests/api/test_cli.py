@@ -9,7 +9,6 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -247,12 +246,11 @@ def test_events_are_printed_and_followed(world: World) -> None:
     tail = world.skerry("events", "--after", str(numbers[-2]), "-o", "json").out
     assert json.loads(tail.splitlines()[0])["seq"] == numbers[-1]
     follow = subprocess.Popen(
-        [*SKERRY, "events", "--after", str(numbers[-1]), "--follow"],
+        ["env", "--default-signal=INT", *SKERRY, "events", "--after", str(numbers[-1]), "--follow"],
         env=world.environment(PYTHONUNBUFFERED="1"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # which a job in the background ignores
     )
     try:
         time.sleep(1.5)
