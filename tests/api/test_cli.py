@@ -308,8 +308,7 @@ def test_on_a_terminal_states_are_coloured_and_delete_asks_nothing(world: World)
     assert out.startswith("network shown is gone")
 
 
-def test_help_is_quick_and_imports_neither_aiohttp_nor_rich(world: World) -> None:
-    began = time.monotonic()
+def test_help_imports_neither_aiohttp_nor_rich(world: World) -> None:
     done = subprocess.run(
         [SKERRY[0], "-X", "importtime", *SKERRY[1:], "vm", "create", "--help"],
         env=world.environment(),
@@ -318,11 +317,9 @@ def test_help_is_quick_and_imports_neither_aiohttp_nor_rich(world: World) -> Non
         timeout=30,
         check=True,
     )
-    took = time.monotonic() - began
     assert "--image" in done.stdout
     assert " aiohttp\n" not in done.stderr
     assert " rich" not in done.stderr
-    assert took < 5
 
 
 def test_alone_it_shows_what_there_is_and_three_examples(world: World) -> None:

@@ -55,9 +55,7 @@ def test_up_shows_a_login_prompt_and_what_it_says_works_as_printed(name: str) ->
     assert "web login:" in on_a_terminal(console, "web login:")
     run([create[0], "vm", "delete", "web", "--wait"], timeout_s=90)
 
-    started = time.monotonic()
     assert "hello login:" in command("up", "--name", name)
-    assert time.monotonic() - started < 20
 
     command("down", "--name", name)
     assert traces(lab.layout) == []
