@@ -27,6 +27,7 @@ class ZoneShown(Answer, frozen=True):
     fits: int
     with_one_host_lost: int
     worst: str = ""
+    at_least: bool = False
 
 
 class FitsShown(Answer, frozen=True):
@@ -36,6 +37,7 @@ class FitsShown(Answer, frozen=True):
     with_one_host_lost: int
     zones: tuple[ZoneShown, ...] = ()
     limits: tuple[LimitShown, ...] = ()
+    at_least: bool = False
 
 
 class SizeShown(Answer, frozen=True):
@@ -68,9 +70,7 @@ def command() -> click.Command:
         elif form() == "name":
             click.echo("\n".join(one.size for one in found.items))
         else:
-            print_table(
-                ["SIZE", "ZONE", "FITS", "ONE HOST LOST", "LIMITED BY"], _rows(found), empty="there are no sizes"
-            )
+            print_table(list(TITLES), _rows(found), empty="there are no sizes")
 
     return click.Command(
         "capacity",
@@ -78,8 +78,8 @@ def command() -> click.Command:
         short_help="How many more machines of each size fit, and what limits that.",
         help="Count how many more machines of each size would get a host if they were asked for one by one, in each "
         "zone and in all; how many of them if one host were lost and its machines ran elsewhere (the loss that costs "
-        "most); and what runs out first on how many hosts. A project's quota may be less.\n\n"
-        + examples("skerry capacity", "skerry capacity --size small --zone z1"),
+        "most); and what runs out first on how many hosts. Counting a zone that has to survive a loss ends at 5000+. A "
+        "project's quota may be less.\n\n" + examples("skerry capacity", "skerry capacity --size small --zone z1"),
         params=[
             click.Option(["--size"], type=NameType("size"), metavar="SIZE", help="Of this size only"),
             click.Option(["--zone"], type=NameType("zone"), metavar="ZONE", help="In this zone only"),
@@ -93,13 +93,15 @@ def _rows(found: CapacityShown) -> list[list[str]]:
     rows = []
     for one in found.items:
         fits = one.fits
-        rows.append([one.size, "all", str(fits.fits), str(fits.with_one_host_lost), _limits(fits)])
+        rows.append([one.size, "all", *_counts(fits), _limits(fits)])
         if len(fits.zones) > 1 or any(zone.zone for zone in fits.zones):
-            rows += [
-                [one.size, zone.zone or "(in none)", str(zone.fits), str(zone.with_one_host_lost), NOTHING]
-                for zone in fits.zones
-            ]
+            rows += [[one.size, zone.zone or "(in none)", *_counts(zone), NOTHING] for zone in fits.zones]
     return rows
+
+
+def _counts(found: FitsShown | ZoneShown) -> tuple[str, str]:
+    more = "+" if found.at_least else ""
+    return f"{found.fits}{more}", f"{found.with_one_host_lost}{more}"
 
 
 def _limits(fits: FitsShown) -> str:

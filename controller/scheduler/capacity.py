@@ -41,6 +41,8 @@ class ZoneFits(msgspec.Struct, frozen=True, kw_only=True):
     """At least so many, once its machines were started on the other hosts of the zone; 0 where they find no room."""
     worst: str
     """The host whose loss costs most."""
+    at_least: bool = False
+    """The count ended there: more may fit."""
 
 
 class Fits(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +52,8 @@ class Fits(msgspec.Struct, frozen=True, kw_only=True):
     with_one_host_lost: int
     zones: tuple[ZoneFits, ...]
     limits: tuple[Limit, ...]
+    at_least: bool = False
+    """The count of a zone ended: more may fit."""
 
 
 class Stock(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +93,7 @@ def _fits(pools: list["_Pool"], need: Room) -> Fits:
             Limit(what=what, hosts=len(names), named=tuple(sorted(names)[:NAMED_MOST]))
             for what, names in sorted(limits.items(), key=lambda item: -len(item[1]))
         ),
+        at_least=any(one.at_least for one in zones),
     )
 
 
@@ -110,9 +115,16 @@ class _Pool:
 
     def fits(self, need: Room) -> ZoneFits:
         slots = fitting(self._free, np.array(need, dtype=np.float64))
-        fits = self._one_by_one(need) if self._place.id in self._stock.guarded else int(slots.sum())
+        guarded = self._place.id in self._stock.guarded
+        fits = self._one_by_one(need) if guarded else int(slots.sum())
         left, worst = self._with_one_lost(need, slots)
-        return ZoneFits(zone=self._place.name, fits=fits, with_one_host_lost=min(left, fits), worst=worst)
+        return ZoneFits(
+            zone=self._place.name,
+            fits=fits,
+            with_one_host_lost=min(left, fits),
+            worst=worst,
+            at_least=guarded and fits == COUNTED_MOST,
+        )
 
     def limits(self, need: Room) -> dict[str, list[str]]:
         """Return the hosts' names by what limits them."""

@@ -4,6 +4,7 @@ from collections import Counter
 from itertools import count
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -223,6 +224,16 @@ def test_with_one_host_lost_as_many_fit_as_after_the_worst_loss(slots: list[int]
     ]
     assert found.fits == sum(slots)
     assert found.with_one_host_lost == min(counted)
+
+
+def test_a_count_that_ends_early_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controller.scheduler.capacity.COUNTED_MOST", 3)
+    stock = cloud([Room(8, 8, 8), Room(8, 8, 8)], [], zones=[Z1, Z1])
+    found = how_many(stock, {"x": Room(1, 1, 1), "y": Room(4, 4, 4)})
+    assert [(one.fits, one.at_least, one.zones[0].at_least) for one in found.values()] == [
+        (3, True, True),
+        (2, False, False),
+    ]
 
 
 def test_what_limits_is_named_by_host() -> None:
