@@ -91,7 +91,7 @@ async def test_the_same_on_two_controllers_of_which_one_is_killed_every_few_seco
     async def kill_now_and_then() -> None:
         nonlocal deaths
         while True:
-            await asyncio.sleep(chance.uniform(2, 5))
+            await asyncio.sleep(chance.uniform(0.5, 2))
             dies = chance.choice(pair)
             await dies.kill()
             deaths += 1
