@@ -147,6 +147,27 @@ async def test_two_controllers_are_one_cloud(client: Client, pair: tuple[Process
             assert target.read_bytes() == IMAGE
 
 
+async def test_a_restored_database_is_begun_anew_once_all_controllers_are_stopped(
+    client: Client, pair: tuple[Process, Process], tmp_path: Path
+) -> None:
+    one, two = pair
+    async with AsyncExitStack() as stack:
+        await have_project(client, one)
+        await have_host(client, stack, one, 1, tmp_path)
+        assert await one.stop() == 0
+        refused = one.command("restored")
+        assert refused.returncode == 1
+        assert f"controllers run on this database: {two.link}" in refused.stderr
+        assert await two.stop() == 0
+        done = one.command("restored")
+        assert "hosts take this database's word from now on" in done.stdout, done.stderr
+        for process in pair:
+            process.start()
+            await process.ready()
+        await client.make(two.api, f"{P}/vms", "web", image="disk", size="small")
+        await running(client, one, "web")
+
+
 async def test_a_token_that_one_revokes_is_refused_by_the_other_and_its_watch_ends(
     client: Client, pair: tuple[Process, Process]
 ) -> None:
