@@ -3,6 +3,8 @@
 NAME ?= default
 HOSTS ?= 1
 HOST ?= h1
+REVISION ?= 1
+export REVISION
 PYTHON := .venv/bin/python -P
 LAB := $(PYTHON) -m lab
 PYTEST := $(PYTHON) -m pytest
@@ -11,7 +13,7 @@ export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up down stop start status shell setup packages venv guest test lab-test bench check docs fmt clean
+.PHONY: help up down stop start status shell setup packages venv guest debs test lab-test bench check docs fmt clean
 
 help: ## say what there is
 	@echo "make TARGET [NAME=lab] [HOSTS=n] [HOST=h1]"
@@ -48,6 +50,10 @@ venv: packages ## make .venv from requirements.lock
 
 guest: setup ## make the guest image build/guest/tiny.tar
 	@$(LAB) guest
+
+debs: venv ## make Skerry's own Debian packages in build/packages (REVISION=2 for a newer build)
+	@echo "debs: wheel and Debian packages"
+	@sh systemd/packages/build.sh
 
 test: setup ## the whole gate and suite, as CI runs it (the tools of `make check` run as tests of tests/gate)
 	@echo "test: gate, and everything that needs no real host, two at a time"

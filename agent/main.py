@@ -1,6 +1,7 @@
 """The `skerry-agent` command: reads the configuration, wires everything, and nothing else does."""
 
 import asyncio
+import faulthandler
 import fcntl
 import os
 import signal
@@ -42,7 +43,7 @@ from common.errors import Conflict, Invalid, SkerryError
 from common.faults import Faults
 from common.ids import Id
 from common.log import configure
-from common.sockets import notify
+from common.sockets import feed_watchdog, notify
 
 log = structlog.get_logger(__name__)
 
@@ -84,6 +85,7 @@ def join(config: Config, url: str, token: str, *, force: bool) -> None:
 @click.pass_obj
 def run(config: Config) -> None:
     """Run the agent until SIGTERM or SIGINT. Guests and their networks go on without it."""
+    faulthandler.enable()  # the service manager's watchdog ends a hung process with SIGABRT: say where it hung
     with _errors_in_words():
         uvloop.run(_run(config))
 
@@ -157,6 +159,7 @@ async def _start(config: Config, stack: AsyncExitStack) -> None:
             dialer.keep_certificate_fresh(),
             vouchers.run(),
             _evict(volumes, documents),
+            feed_watchdog(os.environ),
         )
     )
 

@@ -1,8 +1,10 @@
-"""What a service manager hands over and is told: listening sockets (LISTEN_FDS) and readiness (NOTIFY_SOCKET).
+"""What a service manager hands over and is told: listening sockets (LISTEN_FDS), that we are ready, and that we live.
 
-Source: sd_listen_fds(3) and sd_notify(3). Only the environment and plain sockets are used, no systemd library.
+Source: sd_listen_fds(3), sd_notify(3) and sd_watchdog_enabled(3). Only the environment and plain sockets are used, no
+systemd library.
 """
 
+import asyncio
 import os
 import socket
 from collections.abc import MutableMapping
@@ -56,3 +58,19 @@ def notify(state: str, environ: MutableMapping[str, str]) -> None:
             out.sendto(state.encode(), target)
         except OSError:
             return
+
+
+def watchdog_s(environ: MutableMapping[str, str], *, pid: int | None = None) -> float | None:
+    """Return how long the service manager waits for a sign of life before it takes us for hung; None: it does not."""
+    text, owner = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
+    if not text.isdecimal() or int(text) == 0 or (owner and owner != str(pid if pid is not None else os.getpid())):
+        return None
+    return int(text) / 1e6
+
+
+async def feed_watchdog(environ: MutableMapping[str, str]) -> None:
+    """Tell the service manager that this event loop turns, three times as often as it asks for. Never raises."""
+    limit_s = watchdog_s(environ)
+    while limit_s is not None:
+        notify("WATCHDOG=1", environ)
+        await asyncio.sleep(limit_s / 3)

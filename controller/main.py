@@ -1,6 +1,7 @@
 """The `skerry-controller` command: reads the configuration and wires all parts; nothing else here does."""
 
 import asyncio
+import faulthandler
 import fcntl
 import gc
 import os
@@ -20,7 +21,7 @@ from common.clock import system_clock
 from common.errors import Conflict, SkerryError, Temporary
 from common.faults import Faults
 from common.ids import new_id
-from common.sockets import notify, take_listeners
+from common.sockets import feed_watchdog, notify, take_listeners
 from controller import bootstrap, config
 from controller.api.app import Parts, make_app
 from controller.api.relay import PREFIX, Relay, only_controllers
@@ -124,6 +125,7 @@ def restored_command(settings: Config) -> None:
 @click.pass_obj
 def run_command(settings: Config) -> None:
     """Run the controller until SIGTERM or SIGINT. Guests, DHCP, DNS and metadata go on without it."""
+    faulthandler.enable()  # the service manager's watchdog ends a hung process with SIGABRT: say where it hung
     with _told(), _only_one(settings):
         uvloop.run(_run(settings))
 
@@ -222,9 +224,12 @@ async def _run(settings: Config) -> None:
             running.append(tasks.create_task(crew.run(), name="crew"))
             running.append(tasks.create_task(replicas.run(), name="replicas"))
         context = authority.server_context()
-        running.append(tasks.create_task(_renew(authority, settings), name="renewal"))
-        running.append(tasks.create_task(successor.run(), name="succession"))
-        running.append(tasks.create_task(_sweep(store, blobs), name="sweep"))
+        running += [
+            tasks.create_task(_renew(authority, settings), name="renewal"),
+            tasks.create_task(successor.run(), name="succession"),
+            tasks.create_task(_sweep(store, blobs), name="sweep"),
+            tasks.create_task(feed_watchdog(os.environ), name="watchdog"),
+        ]
         link = LinkServer(
             hosts, sessions, lambda: authority.shown_pem, next_authority=lambda: next_authority(authority)
         ).app()

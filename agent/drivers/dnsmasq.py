@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent.drivers import netns
+from agent.drivers import netns, service
 from agent.drivers.dhcp import LEASE_S, DnsmasqFiles, Lease, Served, digest
 from common import names
 from common.codec import from_json, to_json
@@ -119,7 +119,8 @@ class Dnsmasq:
         directory = self.directory(network)
         self._open_to_dnsmasq(directory)
         space = netns.DIRECTORY / names.router_namespace(network)
-        await run(["nsenter", f"--net={space}", "dnsmasq", self._mark(network)], timeout_s=_STARTS_S)
+        outside = service.outliving(f"DHCP and DNS of {network}")
+        await run([*outside, "nsenter", f"--net={space}", "dnsmasq", self._mark(network)], timeout_s=_STARTS_S)
         conf = digest(_text(directory / "dnsmasq.conf"))
         hosts = digest(_text(directory / "dhcp-hosts"), _text(directory / "hosts"))
         await asyncio.to_thread(self._remember, network, conf, hosts, device)

@@ -1,6 +1,7 @@
 """Network namespaces by name, under /run/netns as `ip netns` keeps them.
 
-Everything is relative to the mount namespace the agent runs in.
+A name is a mount. As a unit of systemd the agent sees the host's mounts and the host does not see the agent's, so names
+are made and removed among the host's.
 """
 
 import ctypes
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from agent.drivers import service
 from common.errors import Temporary
 from common.run import run
 
@@ -48,13 +50,13 @@ async def ensure(name: str) -> None:
     if inode(name) is not None:
         return
     await remove(name)
-    await run(["ip", "netns", "add", name])
+    await run([*service.among_the_hosts_mounts(), "ip", "netns", "add", name])
 
 
 async def remove(name: str) -> None:
     """Make the namespace (or what is left of a half-made one) not exist. Its devices go with it."""
     if (DIRECTORY / name).exists():
-        await run(["ip", "netns", "delete", name])
+        await run([*service.among_the_hosts_mounts(), "ip", "netns", "delete", name])
 
 
 def inside(name: str, work: Callable[[], T]) -> T:

@@ -1,5 +1,6 @@
 """Sockets handed over, and readiness told, as a service manager does it."""
 
+import asyncio
 import os
 import socket
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import Invalid
-from common.sockets import notify, take_listeners
+from common.sockets import feed_watchdog, notify, take_listeners, watchdog_s
 
 FIRST = 200
 """Where a test puts its descriptors: a service manager starts at 3, which pytest has in use."""
@@ -85,3 +86,23 @@ def test_readiness_is_told(tmp_path: Path) -> None:
 def test_a_manager_that_is_gone_is_no_error(tmp_path: Path) -> None:
     notify("READY=1", {"NOTIFY_SOCKET": str(tmp_path / "gone")})
     notify("READY=1", {})
+
+
+async def test_a_watchdog_hears_of_the_loop_again_and_again(tmp_path: Path) -> None:
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(path)
+        manager.setblocking(False)
+        feeding = asyncio.create_task(feed_watchdog({"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "30000"}))
+        try:
+            async with asyncio.timeout(10):
+                heard = [await asyncio.get_running_loop().sock_recv(manager, 64) for _ in range(3)]
+        finally:
+            feeding.cancel()
+    assert heard == [b"WATCHDOG=1"] * 3
+
+
+async def test_no_watchdog_is_fed_where_none_waits() -> None:
+    await feed_watchdog({})
+    await feed_watchdog({"WATCHDOG_USEC": "30000", "WATCHDOG_PID": "1"})
+    assert watchdog_s({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "7"}, pid=7) == 60
