@@ -109,7 +109,7 @@ async def test_the_same_on_two_controllers_of_which_one_is_killed_every_few_seco
                 killing = group.create_task(kill_now_and_then())
                 await come(one, 1000)
                 killing.cancel()
-        assert deaths >= 3
+        assert deaths >= 2, "it was over before it was put to the test"
     finally:
         for process in pair:
             process.end()
