@@ -2,7 +2,7 @@
 # Makes build/packages: Skerry's wheel, and from it the Debian packages skerry-common (a virtual environment of its own
 # in /opt/skerry), skerry-controller, skerry-agent and skerry-cli, for the Debian and the Python of this machine.
 # REVISION (1) is the last part of the packages' version; needs lab/venv.sh to have run, and no root. Skips what is done:
-# the stamp holds the digest of everything that goes in.
+# the stamp holds the digest of everything that goes in. zstd, since hosts unpack it on slow processors too.
 set -eu
 cd "$(dirname "$0")/../.."
 here=systemd/packages
@@ -51,6 +51,8 @@ VIRTUAL_ENV="$PWD/$environment" "$uv" pip install -q --link-mode copy --no-deps 
 # Only what does not know where it was built; commands are ours, by the interpreter's option -P.
 find "$environment/bin" -mindepth 1 ! -name 'python*' -delete
 find "$environment" \( -name direct_url.json -o -name uv_cache.json -o -name .gitignore -o -name .lock -o -name CACHEDIR.TAG \) -delete
+# What was compiled here knows it from its debugging symbols.
+strip --strip-debug "$environment"/lib/python*/site-packages/libvirtmod*.so
 find "$environment" -type d -name tests -path '*/numpy/*' -prune -exec rm -r {} +
 for command in controller agent; do
     printf '#!/opt/skerry/bin/python -P\nfrom %s.main import main\n\nmain()\n' "$command" \
@@ -102,7 +104,7 @@ for package in skerry-common skerry-controller skerry-agent skerry-cli; do
     [ ! -s "$out/root/conffiles" ] || install_to "$out/root/conffiles" "$package/DEBIAN/conffiles"
     (cd "$tree" && find . -path ./DEBIAN -prune -o -type f -printf '%P\0' | sort -z | xargs -0 md5sum) \
         >"$tree/DEBIAN/md5sums"
-    dpkg-deb --root-owner-group -Zxz -z1 --build "$tree" "$out/${package}_${full}_$architecture.deb" >/dev/null
+    dpkg-deb --root-owner-group -Zzstd -z3 --build "$tree" "$out/${package}_${full}_$architecture.deb" >/dev/null
 done
 rm -rf "$out/root"
 echo "$wanted" >"$out/stamp"
