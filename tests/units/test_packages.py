@@ -1,4 +1,4 @@
-"""The Debian packages: installed, used, upgraded and purged on this machine as it would be, under an overlay of its files.
+"""The Debian packages: installed, used and purged on this machine, under an overlay of its files.
 
 Everything happens in a mount namespace of its own, whose upper layer is memory: the machine keeps nothing of it.
 """
