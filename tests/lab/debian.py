@@ -8,10 +8,10 @@ import hashlib
 import shutil
 from pathlib import Path
 
+from lab import debian
 from lab.commands import run
 from lab.layout import ROOT
 
-SUITE = "bookworm"
 PACKAGES = (
     "linux-image-cloud-amd64",
     "systemd-sysv",
@@ -39,7 +39,7 @@ _MIB = 1 << 20
 
 def debian_disk(folder: Path = ROOT / "build" / "debian") -> Path:
     """Return the path of the qcow2 disk, made now (a minute or two) unless it is there."""
-    run(["sh", str(ROOT / "lab" / "packages.sh"), str(ROOT / "lab" / "packages-lab.txt")], timeout_s=300)
+    debian.tools()
     stamp = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
     disk = folder / f"debian-{stamp}.qcow2"
     if disk.exists():
@@ -47,10 +47,7 @@ def debian_disk(folder: Path = ROOT / "build" / "debian") -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     root = folder / "root"
-    include = ",".join(PACKAGES)
-    # It mounts /proc, /sys and /dev there: in a mount namespace of its own they are gone with it, however it ends.
-    alone = ["unshare", "--mount", "--propagation", "private"]
-    run([*alone, "mmdebstrap", "--variant=minbase", f"--include={include}", SUITE, str(root)], timeout_s=900)
+    debian.bootstrap(root, PACKAGES)
     (root / "etc" / "fstab").write_text(_FSTAB)
     parts = (_boot_partition(folder, root), _root_partition(folder, root))
     raw = _put_together(folder / "disk.raw", *parts)
@@ -77,9 +74,7 @@ def _boot_partition(folder: Path, root: Path) -> Path:
 
 
 def _root_partition(folder: Path, root: Path) -> Path:
-    file = folder / "root.ext4"
-    run(["mke2fs", "-q", "-t", "ext4", "-L", "debian-root", "-d", str(root), str(file), f"{ROOT_MIB}M"], timeout_s=300)
-    return file
+    return debian.ext4(root, folder / "root.ext4", ROOT_MIB, label="debian-root")
 
 
 def _put_together(disk: Path, boot: Path, root: Path) -> Path:
