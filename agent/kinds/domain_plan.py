@@ -2,7 +2,8 @@
 
 Which run of the guest a fact belongs to is told by the pair (start_generation, boot_generation): libvirt holds the
 pair that the domain was started for in its metadata element, and a mark says for which pair the guest was seen to
-power itself off. A wish with a higher number overtakes both.
+power itself off. A wish with a higher number overtakes both. One with a lower boot_generation takes a boot back: no
+number ever stands for two wishes.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from agent.drivers.hypervisor import Cause, LiveDomain, Sharing
 from agent.drivers.place import BootFiles, Place
 from agent.kinds import first_boot
 from agent.kinds.balloon import AGAIN_S, GuestMemory, HostMemory, target_mib
-from agent.kinds.domain_xml import domain_xml, metadata_xml
+from agent.kinds.domain_xml import DomainXml, domain_xml, metadata_xml
 from agent.kinds.first_boot import Sight
 from agent.kinds.unit import Do, Mark, Settled, Wait, Wish
 from common.boots import FirstBoot
@@ -22,7 +23,11 @@ from common.documents import Desired, DomainDoc, DomainSeen, GuestMetadata, Repo
 from common.ids import Id
 
 STOP_ASKED = "stop-asked-at"
-"""When the guest was first asked to power itself off, seconds since the epoch: the grace counts from here."""
+"""`<when> <run>`: when the guest of that run (by its start) was first asked to power itself off, seconds since the
+epoch; the grace counts from here. `taken-back <run>`: its grace is over, and it is wanted again. Kept for as long as
+that run, or its end, is seen: however late a guest does as it was asked, that must not be taken for its own wish."""
+
+TAKEN_BACK = "taken-back"
 
 STOPPED_BY_GUEST = "stopped-by-guest"
 """`<start>.<boot>` generation of the run that the guest ended itself: it stays off until one of them is higher."""
@@ -189,8 +194,17 @@ class _Turn(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def taken_back(self) -> bool:
-        """Whether the wished run was asked to power off, by a wish that has been taken back since."""
-        return STOP_ASKED in self.marks and self.doc.power == "running" and self.same_run
+        """Whether the wished run ended as it was asked to, by a wish that has been taken back since."""
+        mark, domain = self.marks.get(STOP_ASKED), self.seen.domain
+        if mark is None or domain is None or self.doc.power != "running" or not self.same_run:
+            return False
+        return domain.cause == "guest" or not mark.startswith(TAKEN_BACK)
+
+    def wanted(self) -> DomainXml | None:
+        """Return the wished definition; None while it can't be written: a kernel's command line is in its image."""
+        if self.doc.kernel is not None and self.seen.boot is None:
+            return None
+        return domain_xml(self.doc, self.seen.place, self.seen.boot)
 
 
 def plan(wish: Wish, seen: DomainView, now: float) -> Outcome:
@@ -222,18 +236,20 @@ def _plan_gone(turn: _Turn) -> Outcome:
 
 def _plan_active(turn: _Turn, domain: LiveDomain) -> Outcome:
     doc = turn.doc
-    rebooting = domain.boot_generation is not None and domain.boot_generation < doc.boot_generation
-    if doc.power == "stopped" or rebooting:
+    if doc.power == "stopped" or _reboots(turn, domain):
         return _plan_power_off(turn, domain)
     asked = _asked_at(turn, domain)
     if asked is not None and asked > turn.now:
         return _ask_now(turn, domain)
     if asked is not None and turn.now < asked + doc.stop_grace_s:
         return _wait_on(turn, domain, "powering off as asked before, then starting again", asked + doc.stop_grace_s)
-    for mark in (STOP_ASKED, STOPPED_BY_GUEST):
-        if mark in turn.marks:
-            return Mark(name=mark, value=None)
-    if not turn.same_run:  # also where it is ahead, by a wish that was taken back: else the next one would be no news
+    if asked is not None:
+        return Mark(name=STOP_ASKED, value=f"{TAKEN_BACK} {_run_of(domain)}")
+    if STOP_ASKED in turn.marks and turn.marks[STOP_ASKED] != f"{TAKEN_BACK} {_run_of(domain)}":
+        return Mark(name=STOP_ASKED, value=None)
+    if STOPPED_BY_GUEST in turn.marks:
+        return Mark(name=STOPPED_BY_GUEST, value=None)
+    if not turn.same_run:
         return Do(Stamp(vm=doc.id, metadata=metadata_xml(doc, domain.shape)), "noting that it runs as wished")
     if domain.activity == "paused":
         return _plan_paused(turn, domain)
@@ -245,6 +261,18 @@ def _plan_active(turn: _Turn, domain: LiveDomain) -> Outcome:
     if (target := _balloon(turn, domain)) is not None:
         return Do(SetMemory(vm=doc.id, memory_mib=target), f"having its balloon leave it {target} MiB")
     return _follow_first_boot(turn, domain)
+
+
+def _reboots(turn: _Turn, domain: LiveDomain) -> bool:
+    """Say whether the present run has to end: one with a higher number is wished, or it has hardware that is not.
+
+    It has that by a boot that was taken back after it was carried out: from a rescue disk, or with another size.
+    """
+    runs, wished = domain.boot_generation, turn.doc.boot_generation
+    if runs is None or runs <= wished:
+        return runs is not None and runs < wished
+    wanted = turn.wanted()
+    return wanted is not None and wanted.shape != domain.shape
 
 
 def _follow_first_boot(turn: _Turn, domain: LiveDomain) -> Outcome:
@@ -317,12 +345,16 @@ def _asked_at(turn: _Turn, domain: LiveDomain) -> float | None:
     That lies ahead where the clock was set back since: then the time the guest is given begins anew.
     """
     at, _, run = turn.marks.get(STOP_ASKED, "").partition(" ")
-    return float(at) if run == f"{domain.started_at:.3f}" else None
+    return float(at) if run == _run_of(domain) and at != TAKEN_BACK else None
+
+
+def _run_of(domain: LiveDomain) -> str:
+    return f"{domain.started_at:.3f}"
 
 
 def _ask_now(turn: _Turn, domain: LiveDomain) -> Mark:
     """Write down when which run was asked: their order in time would say nothing, since a clock may be set back."""
-    return Mark(name=STOP_ASKED, value=f"{turn.now:.3f} {domain.started_at:.3f}")
+    return Mark(name=STOP_ASKED, value=f"{turn.now:.3f} {_run_of(domain)}")
 
 
 # --- off ----------------------------------------------------------------------------------------------------------
@@ -330,7 +362,8 @@ def _ask_now(turn: _Turn, domain: LiveDomain) -> Mark:
 
 def _plan_off(turn: _Turn) -> Outcome:
     doc, domain = turn.doc, turn.seen.domain
-    if STOP_ASKED in turn.marks and not turn.taken_back:
+    forgotten = domain is None or domain.cause == "unknown"
+    if STOP_ASKED in turn.marks and forgotten and not turn.taken_back:
         return Mark(name=STOP_ASKED, value=None)
     by_guest = turn.marks.get(STOPPED_BY_GUEST) == turn.run
     if doc.power == "running" and not by_guest:
@@ -367,13 +400,10 @@ def _plan_start(turn: _Turn) -> Outcome:
 
 def _undefined_yet(turn: _Turn) -> Do[DomainStep] | None:
     """Return the step that gives libvirt the wished definition, None where it has it or it can't be written yet."""
-    doc, domain = turn.doc, turn.seen.domain
-    if doc.kernel is not None and turn.seen.boot is None:
-        return None  # the kernel's command line comes from its image
-    wanted = domain_xml(doc, turn.seen.place, turn.seen.boot)
-    if domain is not None and turn.same_run and domain.shape == wanted.shape:
+    domain, wanted = turn.seen.domain, turn.wanted()
+    if wanted is None or (domain is not None and turn.same_run and domain.shape == wanted.shape):
         return None
-    return Do(Define(vm=doc.id, xml=wanted.text), "defining the machine")
+    return Do(Define(vm=turn.doc.id, xml=wanted.text), "defining the machine")
 
 
 def _crash_pause(starts: tuple[float, ...], now: float) -> float:

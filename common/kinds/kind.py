@@ -85,6 +85,12 @@ class ServerSet:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """Marks a spec field (in Annotated) that numbers wishes. What is cancelled keeps its number, so that none ever
+    stands for two: a host that was away would take the second for the one it has carried out."""
+
+
+@dataclass(frozen=True)
 class Private:
     """Marks a field of a spec or status (in Annotated) that is shown only to those who may change the thing, and is in
     no event."""
@@ -230,6 +236,7 @@ class Field:
     description: str
     ref: str | None
     server_set: bool
+    counts: bool
     private: bool
     required: bool
     default: Any
@@ -255,6 +262,7 @@ def _fields(spec: Any) -> tuple[Field, ...]:
                 description=next((m.description for m in metas if m.description), ""),
                 ref=next((m.kind for m in marks if isinstance(m, Ref)), None),
                 server_set=any(isinstance(m, ServerSet) for m in marks),
+                counts=any(isinstance(m, Counts) for m in marks),
                 private=any(isinstance(m, Private) for m in marks),
                 required=field.required,
                 default=None if default is msgspec.NODEFAULT else default,

@@ -6,7 +6,21 @@ import msgspec
 
 from common.boots import FirstBoot
 from common.counters import ADDRESSES, DISK_GIB, MEMORY_MIB, VCPUS, VMS, VOLUMES
-from common.kinds.kind import Column, Extra, Kind, Nothing, Private, Ref, Role, Scope, ServerSet, Spec, Status, Verb
+from common.kinds.kind import (
+    Column,
+    Counts,
+    Extra,
+    Kind,
+    Nothing,
+    Private,
+    Ref,
+    Role,
+    Scope,
+    ServerSet,
+    Spec,
+    Status,
+    Verb,
+)
 from common.kinds.size import DiskGib, MemoryMib, Vcpus
 
 
@@ -121,9 +135,17 @@ class VmSpec(Spec, frozen=True):
     start_generation: Annotated[
         int,
         ServerSet(),
+        Counts(),
         msgspec.Meta(description="counts wishes to start: revives a guest that powered itself off"),
     ] = 1
-    boot_generation: Annotated[int, ServerSet(), msgspec.Meta(description="counts wishes to reboot")] = 1
+    boot_generation: Annotated[
+        int,
+        ServerSet(),
+        msgspec.Meta(description="which boot it is to run; a cancel goes back to the one before"),
+    ] = 1
+    boots: Annotated[
+        int, ServerSet(), Counts(), msgspec.Meta(description="the highest number that a boot was given")
+    ] = 1
     kept_disk_gib: Annotated[
         int,
         ServerSet(),
@@ -138,7 +160,12 @@ class VmSpec(Spec, frozen=True):
         ServerSet(),
         msgspec.Meta(description="what it boots from in place of its own disk; set by rescue and unrescue"),
     ] = None
-    rescue_generation: Annotated[int, ServerSet(), msgspec.Meta(description="counts wishes to rescue it")] = 0
+    rescue_generation: Annotated[
+        int, ServerSet(), msgspec.Meta(description="the boot that its rescue disk was made for")
+    ] = 0
+    rescue_after: Annotated[
+        int, ServerSet(), msgspec.Meta(description="the boot that it runs until its rescue disk can be made")
+    ] = 0
 
 
 class Resize(Spec, frozen=True):
@@ -206,8 +233,20 @@ def _stop(spec: VmSpec, _: Nothing) -> VmSpec:
     return msgspec.structs.replace(spec, power="stopped")
 
 
+def _next_boot(spec: VmSpec) -> int:
+    return max(spec.boots, spec.boot_generation) + 1
+
+
+def _booted(spec: VmSpec) -> VmSpec:
+    """Wish for a boot. One that is in rescue, or waits for it, is booted meanwhile too."""
+    number = _next_boot(spec)
+    if spec.rescue is None:
+        return msgspec.structs.replace(spec, boot_generation=number, boots=number)
+    return msgspec.structs.replace(spec, rescue_after=number, boot_generation=number + 1, boots=number + 1)
+
+
 def _reboot(spec: VmSpec, _: Nothing) -> VmSpec:
-    return msgspec.structs.replace(spec, boot_generation=spec.boot_generation + 1)
+    return _booted(spec)
 
 
 def _resize(spec: VmSpec, to: Resize) -> VmSpec:
@@ -215,27 +254,26 @@ def _resize(spec: VmSpec, to: Resize) -> VmSpec:
     values = {"vcpus": to.vcpus, "memory_mib": to.memory_mib, "disk_gib": to.disk_gib}
     if to.size is None or to.size == spec.size:
         values = {name: value for name, value in values.items() if value is not None}
-    boots = spec.boot_generation + (1 if to.restart else 0)
-    return msgspec.structs.replace(spec, size=to.size or spec.size, boot_generation=boots, **values)
+    return msgspec.structs.replace(_booted(spec) if to.restart else spec, size=to.size or spec.size, **values)
 
 
 def _rebuild(spec: VmSpec, with_: Rebuild) -> VmSpec:
     """A new disk needs no rescue."""
+    out = msgspec.structs.replace(spec, rescue=None)
     return msgspec.structs.replace(
-        spec,
-        image=with_.image or spec.image,
-        rebuild_generation=spec.rebuild_generation + 1,
-        boot_generation=spec.boot_generation + 1,
-        rescue=None,
+        _booted(out), image=with_.image or spec.image, rebuild_generation=spec.rebuild_generation + 1
     )
 
 
 def _rescue(spec: VmSpec, with_: Rescue) -> VmSpec:
+    number = _next_boot(spec)
     return msgspec.structs.replace(
         spec,
         rescue=with_.image or spec.image,
-        rescue_generation=spec.rescue_generation + 1,
-        boot_generation=spec.boot_generation + 1,
+        rescue_generation=number,
+        rescue_after=spec.boot_generation if spec.rescue is None else spec.rescue_after,
+        boot_generation=number,
+        boots=number,
         power="running",
     )
 
@@ -243,7 +281,7 @@ def _rescue(spec: VmSpec, with_: Rescue) -> VmSpec:
 def _unrescue(spec: VmSpec, _: Nothing) -> VmSpec:
     if spec.rescue is None:
         return spec
-    return msgspec.structs.replace(spec, rescue=None, boot_generation=spec.boot_generation + 1)
+    return _booted(msgspec.structs.replace(spec, rescue=None))
 
 
 def _restore(spec: VmSpec, _: Nothing) -> VmSpec:

@@ -211,6 +211,8 @@ def cancel(context: Context, operation: Operation) -> Admission:
     if any(verb.final and verb.name == operation.verb for verb in kind.verbs):
         raise Conflict(f"{operation.verb} of {row.kind} {row.name} can't be taken back", fix="wait for it")
     before = msgspec.json.decode(operation.previous_spec, type=kind.spec)
+    numbers = {field.name: getattr(row.spec, field.name) for field in fields(kind.spec) if field.counts}
+    before = msgspec.structs.replace(before, **numbers)
     after = msgspec.structs.replace(row, spec=before, generation=row.generation + 1)
     return _admission(context, "cancel", _admitted(context, after, row), row)
 

@@ -205,7 +205,9 @@ def _domain(row: AnyResource, seen: WorkingSet, shape: Shape, placement: Placeme
         power=spec.power if disks.attached and not lifetime.is_over(row, now) else "stopped",
         start_generation=spec.start_generation,
         # While there is no room for a rescue disk it runs on: the boot that was wished for comes with the disk.
-        boot_generation=spec.boot_generation - (1 if disks.rescue and disks.attached and not disks.boots_rescue else 0),
+        boot_generation=spec.rescue_after
+        if disks.rescue and disks.attached and not disks.boots_rescue
+        else spec.boot_generation,
         restart=spec.restart,
         stop_grace_s=spec.stop_grace_s if disks.root in disks.here else 0,
         nocloud=spec.nocloud,

@@ -158,6 +158,62 @@ def test_a_reboot_that_was_taken_back_too_late_does_not_swallow_the_next_one(clo
     clear(cloud)
 
 
+def cut_off_once(cloud: Cloud, node: Node, boots: int) -> None:
+    """Let the host carry out a boot that was asked for, and lose its link before it can tell."""
+    runs = node.machine.guests.runs
+    cloud.world.run(0.1)  # it is asked; its guest powers off in seconds
+    node.cut_off = True
+    assert node.wire is not None
+    node.wire.pull()
+    (vm,) = node.machine.guests.definitions
+    cloud.world.run_until(lambda: vm in runs and runs[vm].stamp.boot_generation == boots, limit_s=30, what="it booted")
+
+
+def test_a_rescue_that_was_taken_back_too_late_is_undone(cloud: Cloud) -> None:
+    prepare(cloud, hosts=1)
+    node = boot(cloud)
+    (before,) = [run.disks for run in node.machine.guests.runs.values()]
+    asked = cloud.verb("shop", "web", "rescue")
+    cut_off_once(cloud, node, boots=2)
+    cloud.cancel(asked.operation.id)
+    node.cut_off = False
+    cloud.world.run(60)
+    assert [run.disks for run in node.machine.guests.runs.values()] == [before]
+    assert row(cloud, "vm", "web").status.state == "running"
+    quiet(cloud)
+    clear(cloud)
+
+
+def test_a_host_that_never_heard_of_the_cancel_takes_the_next_reboot_for_a_new_one(cloud: Cloud) -> None:
+    prepare(cloud, hosts=1)
+    node = boot(cloud)
+    asked = cloud.verb("shop", "web", "reboot")
+    cut_off_once(cloud, node, boots=2)
+    (first,) = [run.started_at for run in node.machine.guests.runs.values()]
+    cloud.cancel(asked.operation.id)
+    cloud.verb("shop", "web", "reboot")
+    node.cut_off = False
+    cloud.world.run(60)
+    (last,) = [run.started_at for run in node.machine.guests.runs.values()]
+    assert last > first
+    clear(cloud)
+
+
+@pytest.mark.parametrize("verb", ["stop", "reboot"])
+def test_a_slow_guest_that_obeys_after_it_is_wanted_again_is_started(cloud: Cloud, verb: str) -> None:
+    prepare(cloud, hosts=1)
+    node = boot(cloud, stop_grace_s=2)
+    vm = row(cloud, "vm", "web").id
+    asked = cloud.verb("shop", "web", verb)
+    cloud.world.run(1)
+    cloud.cancel(asked.operation.id)
+    node.machine.guests.runs[vm].off_at = cloud.world.now + 100
+    cloud.world.run(130)
+    assert row(cloud, "vm", "web").status.state == "running"
+    assert cloud.world.now - node.machine.guests.runs[vm].started_at < 40
+    clear(cloud)
+
+
 def test_a_start_while_the_guest_still_stops_ends_running(cloud: Cloud) -> None:
     prepare(cloud, hosts=1)
     boot(cloud)

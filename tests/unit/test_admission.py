@@ -11,7 +11,7 @@ from common.codec import convert
 from common.errors import Conflict, Denied, Invalid, NotFound
 from common.ids import RequestId, Revision
 from common.kinds import KINDS, kind_named
-from common.kinds.kind import Name, Role, Spec, fields
+from common.kinds.kind import AnyResource, Name, Role, Spec, fields
 from common.secret import digest_of
 from controller.auth.caller import Caller, built_in
 from controller.kinds import admission
@@ -354,6 +354,32 @@ def test_cancelling_a_create_is_a_delete_and_a_change_is_set_back(desk: Desk) ->
     assert back.resource.generation == row.generation + 1
     assert back.operation.verb == "cancel"
     assert gone.resource.deleted_at is not None
+
+
+@pytest.mark.parametrize("verb", ["start", "reboot", "rescue", "resize"])
+def test_no_number_of_a_wish_is_given_twice_though_it_was_cancelled(desk: Desk, verb: str) -> None:
+    what = next(one for one in kind_named("vm").verbs if one.name == verb)
+    desk.needs()
+    image = desk.seen.named("image", "a", "disk")
+    assert image is not None
+    filled = msgspec.structs.replace(image.spec, digest="sha256:" + "a" * 64)
+    desk.commit(admission.record(desk.context(), image, filled, "content"))
+    vm = desk.create("vm", "a", "web", {"image": "disk", "size": "small"})
+    given = {"size": "small", "restart": True} if verb == "resize" else {}
+    seen: set[tuple[int, ...]] = {numbers(vm)}
+    for _ in range(3):
+        asked = admission.verb(desk.context(), vm, what, given)
+        wished = desk.commit(asked)
+        assert numbers(wished) not in seen
+        seen.add(numbers(wished))
+        vm = desk.commit(admission.cancel(desk.context(), asked.operation))
+        assert vm.spec.boot_generation == 1
+        assert vm.spec.rescue is None
+
+
+def numbers(vm: AnyResource) -> tuple[int, ...]:
+    """Return what a host tells one wish from another by."""
+    return vm.spec.start_generation, vm.spec.boot_generation, vm.spec.rescue_generation
 
 
 def test_what_is_over_going_or_overtaken_can_not_be_cancelled(desk: Desk) -> None:

@@ -224,12 +224,15 @@ def test_a_clock_that_was_set_back_delays_no_machine_that_crashed() -> None:
     assert isinstance(step_of(plan(wish(doc()), crashed, NOW)), Start)
 
 
-def test_a_stopped_machine_is_settled_and_forgets_when_it_was_asked() -> None:
+ASKED = {"stop-asked-at": "1000.000 900.000"}
+ASKED_LONG_AGO = {"stop-asked-at": "taken-back 900.000"}
+
+
+def test_a_stopped_machine_is_settled_and_remembers_that_it_was_asked_while_its_end_is_known() -> None:
     wanted = doc(power="stopped")
-    off = view(live(wanted, "off", "guest"))
-    marks = {"stop-asked-at": "1000.000 900.000"}
-    assert plan(wish(wanted, marks=marks), off, NOW) == Mark(name="stop-asked-at", value=None)
-    assert settled(plan(wish(wanted), off, NOW)).state == "stopped"
+    assert settled(plan(wish(wanted, marks=ASKED), view(live(wanted, "off", "guest")), NOW)).state == "stopped"
+    forgotten = view(live(wanted, "off", "unknown"))
+    assert plan(wish(wanted, marks=ASKED), forgotten, NOW) == Mark(name="stop-asked-at", value=None)
 
 
 def test_start_after_stop_while_it_is_still_powering_off_waits_then_starts() -> None:
@@ -239,16 +242,61 @@ def test_start_after_stop_while_it_is_still_powering_off_waits_then_starts() -> 
     assert isinstance(waiting, Wait)
     assert not waiting.reports[0].done
     off = view(live(doc(), "off", "guest"))
-    assert plan(wish(wanted, marks=marks), off, NOW + 3) == Mark(name="stop-asked-at", value=None)
-    assert isinstance(step_of(plan(wish(wanted), off, NOW + 3)), Define)
+    assert isinstance(step_of(plan(wish(wanted, marks=marks), off, NOW + 3)), Define)
+    defined = view(live(wanted, "off", "unknown"))
+    assert step_of(plan(wish(wanted, marks=marks), defined, NOW + 3)) == Start(vm=VM, revives="")
 
 
 def test_a_guest_that_ignored_the_button_is_kept_when_it_is_wanted_again() -> None:
     wanted = doc(start_generation=2)
-    marks = {"stop-asked-at": "1000.000 900.000"}
     running = view(live(doc()), pressed_at=NOW)
-    assert plan(wish(wanted, marks=marks), running, NOW + 21) == Mark(name="stop-asked-at", value=None)
-    assert isinstance(step_of(plan(wish(wanted), running, NOW + 21)), Stamp)
+    taken_back = Mark(name="stop-asked-at", value="taken-back 900.000")
+    assert plan(wish(wanted, marks=ASKED), running, NOW + 21) == taken_back
+    assert isinstance(step_of(plan(wish(wanted, marks=ASKED_LONG_AGO), running, NOW + 21)), Stamp)
+    assert settled(plan(wish(wanted, marks=ASKED_LONG_AGO), view(live(wanted)), NOW + 22)).state == "running"
+
+
+@pytest.mark.parametrize("marks", [ASKED, ASKED_LONG_AGO], ids=["in its grace", "after it"])
+def test_a_guest_that_powers_off_as_asked_after_it_is_wanted_again_is_started_however_late(
+    marks: dict[str, str],
+) -> None:
+    off = view(live(doc(), "off", "guest"))
+    assert step_of(plan(wish(doc(), marks=marks), off, NOW + 9999)) == Start(vm=VM, revives="")
+
+
+def test_a_guest_that_was_asked_once_and_crashes_later_is_revived() -> None:
+    crashed = view(live(doc(), "off", "crashed"))
+    assert step_of(plan(wish(doc(), marks=ASKED_LONG_AGO), crashed, NOW)) == Start(vm=VM, revives="crashed")
+    never = doc(restart="never")
+    crashed = view(live(never, "off", "crashed"))
+    assert settled(plan(wish(never, marks=ASKED_LONG_AGO), crashed, NOW)).state == "crashed"
+
+
+@pytest.mark.parametrize("marks", [ASKED, ASKED_LONG_AGO])
+def test_the_next_run_forgets_what_was_asked_of_the_last(marks: dict[str, str]) -> None:
+    next_run = view(live(doc(), started_at=2000))
+    assert plan(wish(doc(), marks=marks), next_run, NOW) == Mark(name="stop-asked-at", value=None)
+
+
+def test_a_guest_that_ignored_a_stop_is_asked_again_by_the_next_one() -> None:
+    outcome = plan(wish(doc(power="stopped"), marks=ASKED_LONG_AGO), view(live(doc())), NOW)
+    assert outcome == Mark(name="stop-asked-at", value="1000.000 900.000")
+
+
+def test_a_boot_that_is_taken_back_before_it_came_leaves_the_machine_as_it_is() -> None:
+    assert settled(plan(wish(doc()), view(live(doc())), NOW)).boot_generation == 1
+
+
+def test_a_plain_reboot_that_is_taken_back_too_late_is_not_done_again() -> None:
+    assert isinstance(step_of(plan(wish(doc()), view(live(doc(boot_generation=2))), NOW)), Stamp)
+
+
+def test_a_boot_into_other_hardware_that_is_taken_back_too_late_is_undone() -> None:
+    rescued = live(doc(boot_generation=2, volumes=(Id("vol-rescue000000"), Id("vol-0123456789ab"))))
+    outcome = plan(wish(doc()), view(rescued), NOW)
+    assert outcome == Mark(name="stop-asked-at", value="1000.000 900.000")
+    off = msgspec.structs.replace(rescued, activity="off", cause="guest", started_at=0)
+    assert isinstance(step_of(plan(wish(doc(), marks=ASKED), view(off), NOW)), Define)
 
 
 def test_starting_a_running_machine_only_stamps_it() -> None:

@@ -1,0 +1,33 @@
+"""Lives that once failed, as short as they did: each is found by its seed and kept by its acts.
+
+Once there are other acts to draw from, a seed draws others: so those that `tests.sim.faults --seed N` told are kept.
+"""
+
+import pytest
+
+from tests.sim.faults import Act, live
+
+FOUND: dict[str, tuple[int, tuple[Act, ...]]] = {
+    "a rescue that is taken back before its guest is off, on a host whose clock is set forth": (
+        40373,
+        (
+            Act("alter_vm", {"number": 1, "verb": "rescue"}),
+            Act("a_moment_passes", {"seconds": 0.03}),
+            Act("cancel", {"number": 3}),
+            Act("clock_is_set", {"process": "h1", "seconds": 900.0}),
+        ),
+    ),
+    "a stop that is taken back when its guest is off": (
+        40120,
+        (
+            Act("use_vm", {"number": 2, "verb": "stop"}),
+            Act("time_passes", {"seconds": 3.0}),
+            Act("cancel", {"number": 6}),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FOUND)
+def test_what_failed_once_holds(what: str) -> None:
+    live(*FOUND[what])
