@@ -39,6 +39,8 @@ class Cloud:
         self.world = world
         self.deleted: set[Id] = set()
         """Every id whose deletion was asked for: nothing else may ever be destroyed."""
+        self.kept: dict[Id, set[Id]] = {}
+        """Machine that was deleted so that it can be restored -> what goes with it, once its row has gone."""
         self.liars: set[HostId] = set()
         """Hosts that lied: what is on them, nobody knows."""
 
@@ -90,6 +92,7 @@ class Cloud:
         """Delete something; `keep`: as a request does, where its project keeps what is deleted."""
         row = self.find(kind, project, name)
         if keep:
+            self.kept[row.id] = {row.id} | _root_disks(row) | _rescue_disks(row)
             return self._admit(lambda context: admission.delete(context, row, keep=True))
         before = row.id in self.deleted
         self.deleted.add(row.id)

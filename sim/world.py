@@ -22,6 +22,7 @@ from common.tls import Peer
 from controller.fleet.sessions import Session
 from controller.store import rows
 from controller.store.tables import fact
+from controller.store.working import WorkingSet
 from sim.database import memory_engine
 from sim.lies import Lie, forged_hello, messages
 from sim.machine import Machine
@@ -111,6 +112,22 @@ class World:
         return self._engine
 
     # --- processes --------------------------------------------------------------------------------------------------
+
+    @property
+    def controller_names(self) -> tuple[str, ...]:
+        """Name the processes that are controllers."""
+        return ("controller",)
+
+    def seen_by_its(self, node: Node) -> WorkingSet:
+        """Return what the controller that a machine speaks with has in memory. Raises Lost while there is none."""
+        controller = self._its(node)
+        if controller is None:
+            raise Lost
+        return controller.store.seen
+
+    def kill(self, _name: str) -> None:
+        """kill -9 a controller."""
+        self.kill_controller()
 
     def _faults(self, process: str) -> Faults:
         return Faults(lambda point: self.hook(process, point))

@@ -10,6 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Engine
 
+from common.errors import SkerryError
 from common.faults import Died
 from sim.process import Agent, Controller
 from sim.world import RESTART_S, Hook, Lost, Node, World
@@ -49,6 +50,11 @@ class CrewWorld(World):
         for controller in self.alive():
             controller.close()
         super().close()
+
+    @property
+    def controller_names(self) -> tuple[str, ...]:
+        """Name the processes that are controllers."""
+        return tuple(self.controllers)
 
     def alive(self) -> list[SharingController]:
         """Return the controllers that live."""
@@ -105,7 +111,7 @@ class CrewWorld(World):
         controller.close()
         self.controllers[name] = None
         self.starts_at[name] = self.now + RESTART_S
-        for node in self.nodes.values():
+        for node in (*self.nodes.values(), *self._ashes):
             if self.at.get(node.machine.name) == name and node.wire:
                 node.session = None
                 node.wire.break_now()
@@ -127,11 +133,21 @@ class CrewWorld(World):
             if controller is None and self.starts_at[name] <= self.now:
                 self._lives += 1
                 self.controllers[name] = SharingController(
-                    self._engine, self._authority, self.clock, self._faults(name), self._lives, name
+                    self._engine,
+                    self._authority,
+                    clock=self.controllers_clock,
+                    timer=self.clock,
+                    faults=self._faults(name),
+                    number=self._lives,
+                    name=name,
                 )
                 started = True
-                with suppress(Lost):
+                try:
                     self.within(name, SharingController.boot)
+                except Lost:
+                    continue
+                except SkerryError:
+                    self.kill(name)  # it ends with an error, and is started again
         self._controller_starts_at = float("inf")
         return super()._start_processes() or started
 

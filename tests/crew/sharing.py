@@ -108,8 +108,16 @@ class InlineSharedWriter:
 class SharingController(Controller):
     """One life of one of several controllers."""
 
-    def __init__(  # noqa: PLR0917
-        self, engine: Engine, authority: SimAuthority, clock: Clock, faults: Faults, number: int, name: str
+    def __init__(
+        self,
+        engine: Engine,
+        authority: SimAuthority,
+        *,
+        clock: Clock,
+        timer: Clock,
+        faults: Faults,
+        number: int,
+        name: str,
     ) -> None:
         self.feed = Feed()
         self.writer = InlineSharedWriter(engine, clock, self.feed, faults)
@@ -118,10 +126,11 @@ class SharingController(Controller):
         self.sessions = Sessions()
         self._authority = cast(Authority, authority)
         self._clock = clock
+        self._timer = timer
         self._faults = faults
         self._number = number
         self.reads_at: float | None = None
-        self.beats_at = clock()
+        self.beats_at = timer()
 
     async def boot(self) -> None:
         """Load what the database holds, enter, and go on."""
@@ -133,7 +142,7 @@ class SharingController(Controller):
             since=self._clock(),
             alive=True,
         )
-        self.loop = Loop(self.store, self._clock, self._faults, worker=me.id, timer=self._clock)
+        self.loop = Loop(self.store, self._clock, self._faults, worker=me.id, timer=self._timer)
         self.crew = Crew(self.store, me, self.sessions, self._clock, lambda: self.loop.busy)
         self.hosts = Hosts(
             self.store,
@@ -151,8 +160,8 @@ class SharingController(Controller):
 
     async def work(self) -> int:
         """Do all that can be done at this moment."""
-        if self._clock() >= self.beats_at:
-            self.beats_at = self._clock() + BEAT_S
+        if self._timer() >= self.beats_at:
+            self.beats_at = self._timer() + BEAT_S
             await self.crew.beat()
         return await super().work()
 

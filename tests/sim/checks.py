@@ -6,6 +6,7 @@ from collections import Counter
 from sqlalchemy import func, select
 
 from common.ids import HostId, Id, body, is_id
+from common.kinds.kind import kept_until
 from controller.fleet.audit import compare
 from controller.store import tables
 from sim.cloud import Cloud
@@ -17,19 +18,28 @@ def always(cloud: Cloud) -> None:
     """Hold at every moment, whatever just happened."""
     world = cloud.world
     _claims_add_up(world, cloud.liars)
-    _groups_are_apart(world)
+    _groups_hold(world)
     honest = [node for node in world.nodes.values() if node.host not in cloud.liars]
     running = Counter(vm for node in honest for vm in node.machine.guests.runs)
     assert all(count == 1 for count in running.values()), f"a guest runs twice: {running.most_common(1)}"
-    bodies = {body(one) for one in cloud.deleted if not is_id(one, "vol")}
+    deleted = cloud.deleted | _kept_long_enough(cloud)
+    bodies = {body(one) for one in deleted if not is_id(one, "vol")}
     for node in honest:
-        unasked = [one for one in node.machine.destroyed if body(one) not in bodies and one not in cloud.deleted]
+        unasked = [one for one in node.machine.destroyed if body(one) not in bodies and one not in deleted]
         assert not unasked, f"destroyed on {node.machine.name} and nobody asked: {unasked}"
         _addresses_are_own(world, node.machine.name)
         for vm, run in node.machine.guests.runs.items():
             lost = [disk for disk in run.disks if not node.machine.has_disk(disk)]
             assert not lost, f"{vm} runs without its disks {lost}"
     _guests_run_with_what_is_reserved(cloud)
+
+
+def _kept_long_enough(cloud: Cloud) -> set[Id]:
+    """Return what went with the machines that were deleted, kept, and not restored in time."""
+    r = tables.resource.c
+    with cloud.world.engine.connect() as connection:
+        there = connection.execute(select(r.id).where(r.id.in_(cloud.kept), r.deleted_at.is_(None))).scalars()
+        return {one for vm in cloud.kept.keys() - set(there) for one in cloud.kept[vm]}
 
 
 def _guests_run_with_what_is_reserved(cloud: Cloud) -> None:
@@ -74,17 +84,20 @@ def _claims_add_up(world: World, liars: set[HostId]) -> None:
         assert all(count == 1 for count in names)
 
 
-def _groups_are_apart(world: World) -> None:
-    """No two machines of a hard group over hosts have one host, as far as their own rows and placements say."""
+def _groups_hold(world: World) -> None:
+    """Machines of a hard group over hosts are apart, or together, as far as their own rows and placements say."""
     r, p = tables.resource.c, tables.placement.c
     with world.engine.connect() as connection:
         rows = connection.execute(select(r.id, r.spec).where(r.kind.in_(("group", "vm")))).all()
         hosts = {row.owner: row.host for row in connection.execute(select(p.owner, p.host))}
     specs = {row.id: json.loads(row.spec) for row in rows}
     for group, rule in specs.items():
-        if rule.get("policy") == "anti-affinity" and rule.get("over", "host") == "host" and rule.get("hard", True):
-            found = Counter(hosts[vm] for vm, spec in specs.items() if vm in hosts and group in spec.get("groups", ()))
-            assert all(count == 1 for count in found.values()), f"{group} has two machines on one host: {found}"
+        if "policy" not in rule or rule["over"] != "host" or not rule["hard"]:
+            continue
+        found = Counter(hosts[vm] for vm, spec in specs.items() if vm in hosts and group in spec.get("groups", ()))
+        apart = rule["policy"] == "anti-affinity"
+        assert not apart or all(count == 1 for count in found.values()), f"{group}: two on one host: {found}"
+        assert apart or len(found) <= 1, f"{group} is to be together: {found}"
 
 
 def _addresses_are_own(world: World, name: str) -> None:
@@ -102,7 +115,7 @@ def quiet(cloud: Cloud) -> None:
         assert node.agent is not None
         found = world.within_agent(node, Agent.survey)
         assert found is not None
-        differences = compare(seen, node.host, found)
+        differences = compare(world.seen_by_its(node), node.host, found)
         assert not differences, f"{node.machine.name}: {differences}"
         _every_document_is_done(cloud, node.host)
     for operation in seen.operations():
@@ -118,8 +131,9 @@ def quiet(cloud: Cloud) -> None:
 
 
 def _every_document_is_done(cloud: Cloud, host: HostId) -> None:
-    for document in cloud.seen.documents(host):
-        report = cloud.seen.report(host, document.key)
+    seen = next(cloud.world.seen_by_its(node) for node in cloud.world.nodes.values() if node.host == host)
+    for document in seen.documents(host):
+        report = seen.report(host, document.key)
         assert report is not None, f"nothing said of {document.key}"
         assert report.done, f"not done: {report}"
 
@@ -128,15 +142,17 @@ def _vm_is_as_it_says(cloud: Cloud, vm: Id) -> None:
     row = cloud.seen.get(vm)
     assert row is not None
     placement = cloud.seen.placement(vm)
-    if row.status.state == "blocked":
+    if row.status.state == "blocked" or (placement is None and kept_until(row)):
         assert placement is None
         return
     assert placement is not None
     node = next(node for node in cloud.world.nodes.values() if node.host == placement.host)
     runs = vm in node.machine.guests.runs
     assert runs == (row.status.state == "running"), f"{row.name} runs: {runs}, its status: {row.status}"
-    if row.spec.power == "stopped":
+    if row.spec.power == "stopped" or kept_until(row):
         assert not runs, f"{row.name} runs though stopped"
+    if kept_until(row):
+        return
     assert placement.disk_gib == sum(child.spec.size_gib for child in cloud.seen.children(vm)), f"{row.name}'s disks"
     if runs:
         stamp = node.machine.guests.runs[vm].stamp

@@ -75,7 +75,8 @@ def live(seed: int, acts: Sequence[Act]) -> tuple[Counter[str], str]:
             getattr(life, one.name)(**one.arguments)
             life.always()
         life.end()
-        return life.befell + Counter({"acts": len(acts), "deaths of processes": life.world.deaths}), life.story
+        befell = {"acts": len(acts), "deaths of processes": life.world.deaths, life.setting: 1}
+        return life.befell + Counter(befell) + Counter(f"act {one.name}" for one in acts), life.story
     finally:
         life.close()
 

@@ -7,7 +7,7 @@ import hashlib
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -18,18 +18,23 @@ from common import names
 from common.errors import Internal, NotFound, OutOfSpace, SkerryError, Temporary
 from common.faults import Died
 from common.ids import Id
-from common.kinds.kind import AnyResource
+from common.kinds.kind import AnyResource, kept_until
 from sim.cloud import Cloud
 from sim.lies import LIES, Lie
 from sim.wire import Accident
 from sim.world import Lost, Node, World
+from tests.crew import crew_checks
+from tests.crew.crew_world import CrewWorld
 from tests.sim import checks
 from tests.sim.lives import KEY, clear
+from tests.sim.watch import Watch
 
 PROJECTS = ("shop", "lab")
 SIZES = {"small": (1, 512, 10), "big": (6, 4096, 40)}
 VMS = ("web", "db", "mail", "cache")
 HOSTS = ("h0", "h1", "h2")
+CREWS = 4
+"""One life of so many has two controllers."""
 THINGS: dict[str, tuple[str, str, dict[str, object]]] = {
     "lab": ("project", "lab", {}),
     "default": ("network", "default", {}),
@@ -39,6 +44,11 @@ THINGS: dict[str, tuple[str, str, dict[str, object]]] = {
     "empty": ("image", "empty", {}),
     "me": ("keypair", "me", {"public_key": KEY}),
     "ci": ("token", "ci", {}),
+    "apart": ("group", "apart", {"policy": "anti-affinity"}),
+    "together": ("group", "together", {"policy": "affinity"}),
+    "off": ("schedule", "off", {"action": "stop", "vms": ["web"], "cron": "* * * * *"}),
+    "on": ("schedule", "on", {"action": "start", "vms": ["web", "db"], "cron": "*/2 * * * *"}),
+    "anew": ("schedule", "anew", {"action": "reboot", "vms": ["db"], "cron": "* * * * *"}),
     **{
         name: ("size", name, {"vcpus": vcpus, "memory_mib": memory_mib, "disk_gib": disk_gib})
         for name, (vcpus, memory_mib, disk_gib) in SIZES.items()
@@ -70,7 +80,7 @@ class Life:
         self._logs = self._end.enter_context(capture_logs())
         directory = tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None, prefix="skerry-sim-")
         self._end.callback(shutil.rmtree, directory)
-        self.world = World(Path(directory), seed=seed, hook=self._passes)
+        self.world = (CrewWorld if seed % CREWS == CREWS - 1 else World)(Path(directory), seed=seed, hook=self._passes)
         self._end.callback(self.world.close)
         self.cloud = Cloud(self.world)
         self.doomed: dict[str, int] = {}
@@ -79,6 +89,7 @@ class Life:
         """VMs whose guest went off by itself: they need not run."""
         self.store_full = False
         self.befell: Counter[str] = Counter()
+        self._watch = Watch()
         self._story = hashlib.sha256()
 
     @property
@@ -86,9 +97,15 @@ class Life:
         """Name all that its processes did, in order: two lives with the same name were the same."""
         return self._story.hexdigest()[:16]
 
+    @property
+    def setting(self) -> str:
+        """Say what world it is."""
+        controllers = len(self.world.controller_names)
+        return f"lives with {controllers} controller{'s' if controllers > 1 else ''}"
+
     def _passes(self, process: str, point: str) -> None:
         self._story.update(f"{self.world.now} {process} {point}\n".encode())
-        if self.store_full and process == "controller" and point == "store.commit":
+        if self.store_full and point == "store.commit":
             self.befell["commits on a full disk"] += 1
             raise OutOfSpace("the store can't be written: database or disk is full")
         if process in self.doomed:
@@ -111,6 +128,11 @@ class Life:
     def _node(self, name: str) -> Node | None:
         return self.world.nodes.get(name)
 
+    def _process(self, name: str, number: int) -> str:
+        """Return a process's name: where several are the controller, one of them."""
+        names = self.world.controller_names
+        return names[number % len(names)] if name == "controller" else name
+
     def begin(self) -> None:
         """Have a cloud that can run something."""
         self.world.run(0.1)
@@ -125,6 +147,7 @@ class Life:
         for vm, number in (("web", 0), ("db", 2)):
             self.make_vm(vm, "small", number, pinned=False, restart="on-crash", grace=20)
         self.world.run(self.world.random.randrange(8))
+        self._watch.look(self.cloud)
 
     # --- wishes -----------------------------------------------------------------------------------------------------
 
@@ -142,20 +165,24 @@ class Life:
         pinned=[False, False, False, True],
         restart=["on-crash", "never"],
         grace=[0, 2, 20],
+        group=["", "", "apart", "together"],
     )
-    def make_vm(self, vm: str, size: str, number: int, *, pinned: bool, restart: str, grace: int) -> None:
+    def make_vm(
+        self, vm: str, size: str, number: int, *, pinned: bool, restart: str, grace: int, group: str = ""
+    ) -> None:
         def ask() -> None:
             seen = self.cloud.seen
             project = PROJECTS[number % len(PROJECTS)]
             own = {
                 kind: sorted(row.name for row in seen.of_kind(kind) if row.project == project)
-                for kind in ("image", "network", "keypair")
+                for kind in ("image", "network", "keypair", "group")
             }
             if not own["image"]:
                 raise NotFound(f"there is no image in project {project}")
             spec: dict[str, object] = {"size": size, "restart": restart, "stop_grace_s": grace}
             spec |= {"image": own["image"][number % len(own["image"])], "keypairs": own["keypair"]}
             spec |= {"networks": own["network"][: 1 + number % 2], "nocloud": number % 3 == 0}
+            spec["groups"] = [group] if group in own["group"] else []
             if pinned:
                 spec["host"] = HOSTS[number % len(HOSTS)]
             self.cloud.create("vm", project, vm, **spec)
@@ -197,9 +224,28 @@ class Life:
     def change_vm(self, number: int, text: str) -> None:
         self._ask(lambda: self.cloud.change("vm", self._vm(number).project, self._vm(number).name, user_data=text))
 
+    @act(number=NUMBERS, keep=BOTH)
+    def delete_vm(self, number: int, *, keep: bool = False) -> None:
+        self._ask(lambda: self.cloud.delete("vm", self._vm(number).project, self._vm(number).name, keep=keep))
+
     @act(number=NUMBERS)
-    def delete_vm(self, number: int) -> None:
-        self._ask(lambda: self.cloud.delete("vm", self._vm(number).project, self._vm(number).name))
+    def restore_vm(self, number: int) -> None:
+        def ask() -> None:
+            kept = [vm for vm in self.cloud.seen.of_kind("vm") if kept_until(vm)]
+            if kept:
+                vm = min(kept, key=lambda one: (one.created_at, one.id))
+                self.cloud.verb(vm.project, vm.name, "restore")
+
+        self._ask(ask)
+
+    @act(number=NUMBERS, protected=BOTH)
+    def protect_vm(self, number: int, *, protected: bool) -> None:
+        self._ask(lambda: self.cloud.change("vm", self._vm(number).project, self._vm(number).name, protected=protected))
+
+    @act(project=PROJECTS, vms=[None, 0, 1, 3], vcpus=[None, 2, 7, 20], keep_s=[0, 5, 60, 3600])
+    def govern(self, project: str, vms: int | None, vcpus: int | None, keep_s: int) -> None:
+        limits = {"vms": vms, "vcpus": vcpus}
+        self._ask(lambda: self.cloud.change("project", "", project, quota=limits, keep_deleted_s=keep_s))
 
     @act(project=PROJECTS, what=sorted(THINGS))
     def delete_thing(self, project: str, what: str) -> None:
@@ -243,13 +289,13 @@ class Life:
 
     @act(process=["controller", *HOSTS], points=[*range(12), *range(12, 60, 4)])
     def dies_soon(self, process: str, points: int) -> None:
-        self.doomed[process] = points
+        self.doomed[self._process(process, points)] = points
 
     @act(process=["controller", *HOSTS], plug=BOTH)
     def dies(self, process: str, *, plug: bool) -> None:
         self.befell["kills"] += 1
         if process == "controller":
-            self.world.kill_controller()
+            self.world.kill(self._process(process, self.world.random.randrange(8)))
         elif self._node(process) is not None:
             (self.world.cut_power if plug else self.world.kill_agent)(process)
 
@@ -359,11 +405,15 @@ class Life:
     def always(self) -> None:
         """Hold after every act."""
         checks.always(self.cloud)
+        self._watch.look(self.cloud)
 
     def end(self) -> None:
         """Let everything heal; then all is as wished, and can be deleted without a trace."""
         self._heal()
         self._as_wished()
+        if isinstance(self.world, CrewWorld):
+            crew_checks.same(self.world)
+        self._unprotect(self.cloud.seen.of_kind("vm"))
         clear(self.cloud)
         errors = [line for line in self._logs if line["log_level"] in ("error", "critical")]
         assert not errors, errors
@@ -389,12 +439,16 @@ class Life:
         for image in list(self.cloud.seen.of_kind("image")):
             with suppress(SkerryError):
                 self.cloud.upload(image.project, image.name)
+        for schedule in self.cloud.seen.wanted(list(self.cloud.seen.of_kind("schedule"))):
+            self.cloud.delete("schedule", schedule.project, schedule.name)
         for host in list(self.cloud.seen.of_kind("host")):
             there = self._node(host.name)
             if there is not None and there.host == host.id and host.deleted_at is None:
                 continue
             placed = [self.cloud.seen.get(one.owner) for one in self.cloud.seen.placed_on(host.id)]  # type: ignore[arg-type]
-            for vm in self.cloud.seen.wanted([vm for vm in (*placed, *self.cloud.seen.users(host.id)) if vm]):
+            lost = self.cloud.seen.wanted([vm for vm in (*placed, *self.cloud.seen.users(host.id)) if vm])
+            self._unprotect(lost)
+            for vm in lost:
                 self.cloud.delete("vm", vm.project, vm.name)
             if host.deleted_at is None:
                 self.cloud.delete("host", "", host.name)
@@ -404,10 +458,16 @@ class Life:
             self.world.remove_machine(name)
         self.world.run(200)
 
+    def _unprotect(self, vms: Iterable[AnyResource]) -> None:
+        for vm in [vm for vm in vms if vm.spec.protected and vm.deleted_at is None]:
+            self.cloud.change("vm", vm.project, vm.name, protected=False)
+        self._watch.look(self.cloud)
+
     def _as_wished(self) -> None:
         checks.quiet(self.cloud)
         for vm in self.cloud.seen.of_kind("vm"):
-            if vm.spec.power == "running" and vm.spec.restart == "on-crash" and vm.id not in self.excused:
+            wished = vm.spec.power == "running" and not kept_until(vm)
+            if wished and vm.spec.restart == "on-crash" and vm.id not in self.excused:
                 assert vm.status.state in ("running", "blocked"), f"{vm.name}: {vm.status}"
 
 

@@ -30,7 +30,7 @@ def prepare(cloud: Cloud, hosts: int = 2) -> None:
 def clear(cloud: Cloud) -> None:
     """Delete all there is, in the order that users have to keep, and check that nothing is left of it anywhere."""
     quiet(cloud)
-    for kind in ("schedule", "vm", "token", "keypair", "network", "image", "size"):
+    for kind in ("schedule", "vm", "group", "token", "keypair", "network", "image", "size"):
         for row in list(cloud.seen.of_kind(kind)):
             if row.deleted_at is None:
                 cloud.delete(kind, row.project, row.name)
@@ -38,7 +38,7 @@ def clear(cloud: Cloud) -> None:
     for row in list(cloud.seen.of_kind("project")):
         if row.name != "system":
             cloud.delete("project", "", row.name)
-    gone(cloud, "schedule", "token", "keypair", "volume")
+    gone(cloud, "schedule", "group", "token", "keypair", "volume")
     quiet(cloud)
     checks.machines_empty(cloud)
     for row in list(cloud.seen.of_kind("host")):
