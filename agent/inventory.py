@@ -23,6 +23,9 @@ _CT_IN_BRIDGE = b"table bridge probe { chain probe { type filter hook forward pr
 _NFT = b"table inet probe { chain probe { type filter hook forward priority 0; ct state new accept; }; }\n"
 
 
+MOST_MTU = 65535
+
+
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
     """A command that works exactly where the capability does. `says` has to be in what it prints."""
 
@@ -75,7 +78,7 @@ async def take_inventory(place: Place, vtep: str) -> Inventory:
     Raises Invalid where no interface has that address.
     """
     underlay_mtu = mtu_of(vtep, machine.nics(with_loopback=True))
-    tried = await asyncio.gather(*(_try(probe) for probe in PROBES))
+    tried = await try_all()
     cpu = machine.cpu()
     kvm = Capability(name="kvm", works=place.virtualisation == "kvm", detail=_kvm_detail(place.virtualisation))
     direct_io = Capability(name="direct-io", works=place.direct_io, detail=f"O_DIRECT in {place.volumes}")
@@ -98,14 +101,19 @@ async def take_inventory(place: Place, vtep: str) -> Inventory:
     )
 
 
+async def try_all() -> tuple[Capability, ...]:
+    """Try what the kernel and the programs of this host can do."""
+    return tuple(await asyncio.gather(*(_try(probe) for probe in PROBES)))
+
+
 def mtu_of(address: str, nics: Sequence[Nic]) -> int:
-    """Return the MTU of the interface that has this address.
+    """Return the MTU of the interface that has this address, as far as one IP packet goes: loopback has one more.
 
     Raises Invalid where none has.
     """
     for nic in nics:
         if address in nic.addresses:
-            return nic.mtu
+            return min(nic.mtu, MOST_MTU)
     has = ", ".join(f"{nic.name} ({', '.join(nic.addresses)})" for nic in nics if nic.addresses)
     raise Invalid(
         f"underlay address {address} is on no interface of this host, which has {has or 'no addresses'}",

@@ -56,6 +56,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     serial: str
     renew_at: float
     """Half of the certificate's life: time for the next one."""
+    expires_at: float
     path: Path
 
     def context(self) -> ssl.SSLContext:
@@ -70,7 +71,7 @@ async def join(url: str, token_text: str, path: Path, *, force: bool = False) ->
     controller at that URL is not the token's or does not take it, Temporary where it can't be reached.
     """
     token = parse_join_token(token_text)
-    base = _checked_url(url)
+    base = checked_url(url)
     if not force:
         _refuse_twice(path)
     ca_pem = await _fetch_ca(base, token)
@@ -133,6 +134,7 @@ def _parse(text: str, path: Path) -> Identity:
         ca_pem=_pem(trusted),
         serial=tls.serial_text(own.serial_number),
         renew_at=(start + end) / 2,
+        expires_at=end,
         path=path,
     )
 
@@ -165,7 +167,8 @@ def _csr(key: ec.EllipticCurvePrivateKey) -> str:
     return request.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def _checked_url(url: str) -> str:
+def checked_url(url: str) -> str:
+    """Return a controller's URL without what is after its port. Raises Invalid for what is none."""
     parts = urlsplit(url)
     try:
         good = parts.scheme == "https" and parts.hostname and parts.port != 0 and parts.path in {"", "/"}

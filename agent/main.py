@@ -5,14 +5,12 @@ import faulthandler
 import fcntl
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 import structlog
@@ -24,6 +22,8 @@ from agent.attest import Vouchers
 from agent.config import Config
 from agent.console import Consoles
 from agent.dial import Dialer
+from agent.doctor import examine
+from agent.drivers import machine
 from agent.drivers.images import ImageCache
 from agent.drivers.libvirt import Libvirt
 from agent.host import CachedInventory, Documents, HostOrders
@@ -36,10 +36,13 @@ from agent.link import Host, Link
 from agent.loop import Loop
 from agent.memory import open_memory
 from agent.outbox import Outbox
+from agent.sight import look
 from agent.telemetry import Telemetry
+from common.checkup import checkup, table
 from common.clock import system_clock
+from common.codec import to_json
 from common.documents import Report
-from common.errors import Conflict, Invalid, SkerryError
+from common.errors import Conflict, SkerryError
 from common.faults import Faults
 from common.ids import Id
 from common.log import configure
@@ -90,6 +93,23 @@ def run(config: Config) -> None:
         uvloop.run(_run(config))
 
 
+@main.command()
+@click.argument("url", required=False)
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.pass_obj
+def doctor(config: Config, url: str | None, output: str) -> None:
+    """Check whether this machine is fit to be a host, and say for each failure what to do. Changes nothing.
+
+    Before the machine has joined, URL is the controller to ask. Exits with 1 where a check failed.
+    """
+    with _errors_in_words():
+        if url:
+            joining.checked_url(url)
+    found = checkup(examine(uvloop.run(look(config, url))))
+    click.echo(to_json(found).decode() if output == "json" else table(found))
+    raise SystemExit(0 if found.healthy else 1)
+
+
 async def _run(config: Config) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -107,7 +127,7 @@ async def _start(config: Config, stack: AsyncExitStack) -> None:
     """Build everything and start its tasks; leaving the stack ends them and closes what was opened."""
     stack.enter_context(_alone(config.state_dir))
     identity = joining.load(config.identity_path)
-    vtep = config.underlay.address or _address_towards(identity.url)
+    vtep = config.underlay.address or machine.address_towards(identity.url)
     place = await asyncio.to_thread(find_place, config.state_dir, config.pool_path)
     config.run_dir.mkdir(parents=True, exist_ok=True)
     memory = await open_memory(config.memory_path)
@@ -198,21 +218,6 @@ def _alone(state_dir: Path) -> Iterator[None]:
                 f"another agent runs on {state_dir}", fix="stop it first, or give this one another [agent] state_dir"
             ) from err
         yield
-
-
-def _address_towards(url: str) -> str:
-    """Return the source address of the route to the controller. No packet is sent."""
-    parts = urlsplit(url)
-    try:
-        (family, _, _, _, address), *_ = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_DGRAM)
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect(address)
-            return str(probe.getsockname()[0])
-    except OSError as err:
-        raise Invalid(
-            f"no address for tunnels can be found: there is no route to {parts.hostname} ({err})",
-            fix="set [underlay] address to the one that other hosts reach this machine by",
-        ) from err
 
 
 @contextmanager

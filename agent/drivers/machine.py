@@ -4,10 +4,12 @@ import os
 import platform
 import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 import psutil
 
+from common.errors import Invalid
 from common.protocol import Nic
 
 
@@ -114,3 +116,23 @@ def boot_id() -> str:
 def kernel() -> str:
     """Return the running kernel's release."""
     return platform.release()
+
+
+def rp_filter_of_all() -> int:
+    """Return how this network namespace filters packets by their sender everywhere: 0 not, 1 strict, 2 loose."""
+    return int(Path("/proc/sys/net/ipv4/conf/all/rp_filter").read_text())
+
+
+def address_towards(url: str) -> str:
+    """Return the source address of the route to a URL's machine. No packet is sent. Raises Invalid without a route."""
+    parts = urlsplit(url)
+    try:
+        (family, _, _, _, address), *_ = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_DGRAM)
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(address)
+            return str(probe.getsockname()[0])
+    except OSError as err:
+        raise Invalid(
+            f"no address for tunnels can be found: there is no route to {parts.hostname} ({err})",
+            fix="set [underlay] address to the one that other hosts reach this machine by",
+        ) from err

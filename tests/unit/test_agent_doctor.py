@@ -1,0 +1,252 @@
+"""Every failure that `skerry-agent doctor` claims to find is planted on a machine that is well, and found."""
+
+import ast
+import http.server
+import json
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trustme
+from click.testing import CliRunner
+
+from agent import doctor, sight
+from agent.doctor import NEEDED, Controller, Devices, Identity, Service, Sight, Underlay, examine, numbers
+from agent.main import main
+from common import checkup
+from common.checkup import Finding, Room
+from common.protocol import Capability
+
+DAY = 86400.0
+NOW = 1000 * DAY
+URL = "https://203.0.113.10:8443"
+
+WELL = Sight(
+    now=NOW,
+    root=True,
+    flags=("svm",),
+    devices=Devices(kvm=True, kvm_opens=True, vhost_net=True),
+    capabilities=tuple(
+        Capability(name=name, works=True, detail="") for name in (*NEEDED, "bridge-conntrack", "cpu-sharing")
+    ),
+    versions={"kernel": "6.1.0", "libvirt": "9.0.0", "qemu": "7.2.22", "dnsmasq": "2.90", "nft": "1.0.6"},
+    libvirt_problem="",
+    underlay=Underlay(address="10.0.0.11", mtu=9000, fits=True),
+    controller=Controller(url=URL, skew_s=0.4),
+    identity=Identity(
+        path="/var/lib/skerry-agent/identity.pem", url=URL, name="h1", renew_at=NOW + DAY, expires_at=NOW + 16 * DAY
+    ),
+    clock_kept=True,
+    rooms=(Room(path="/var/lib/skerry-agent", free_gib=80, size_gib=100, free_files=1_000_000),),
+    closed=(),
+    open_files=65536,
+    service=Service(systemd=True, enabled=True, running=True),
+)
+
+
+def but(**changes: Any) -> Sight:
+    return msgspec.structs.replace(WELL, **changes)
+
+
+def part(name: str, **changes: Any) -> Sight:
+    return but(**{name: msgspec.structs.replace(getattr(WELL, name), **changes)})
+
+
+def without(*names: str, also: str = "") -> Sight:
+    """A machine that lacks capabilities, and may have another one."""
+    there = [
+        msgspec.structs.replace(one, works=one.name not in names, detail="no such file") for one in WELL.capabilities
+    ]
+    return but(capabilities=(*there, *([Capability(name=also, works=True, detail="")] if also else ())))
+
+
+def pool(*, free_gib: float, free_files: int = -1) -> Room:
+    return Room(path="/pool", free_gib=free_gib, size_gib=90, free_files=free_files)
+
+
+PLANTED: tuple[tuple[str, Sight, str, str], ...] = (
+    # check, the machine, level, words of what it says and of the way out
+    ("root", but(root=False), "fail", "run it as root"),
+    ("kvm", but(flags=("sse2",)), "warn", "neither vmx nor svm"),
+    ("kvm", part("devices", kvm=False), "fail", "modprobe kvm_intel"),
+    ("kvm", part("devices", kvm_opens=False), "fail", "ls -l /dev/kvm"),
+    ("vhost-net", part("devices", vhost_net=False), "warn", "modprobe vhost_net"),
+    *(("needed", without(name), "fail", NEEDED[name]) for name in NEEDED),
+    ("bridge conntrack", without("bridge-conntrack"), "fail", "modprobe nf_conntrack_bridge"),
+    ("bridge conntrack", without("bridge-conntrack", also="bridge-netfilter"), "warn", "only by br_netfilter"),
+    ("cpu shares", without("cpu-sharing"), "warn", "unified_cgroup_hierarchy"),
+    ("versions", but(versions={**WELL.versions, "libvirt": ""}), "fail", "apt-get install libvirt-daemon-system"),
+    ("versions", but(versions={**WELL.versions, "qemu": "6.2.0"}), "warn", "qemu 6.2.0"),
+    ("libvirtd", but(libvirt_problem="no such socket"), "fail", "systemctl enable --now libvirtd"),
+    ("underlay", part("underlay", problem="10.9.9.9 is on no interface"), "fail", "set [underlay] address"),
+    ("underlay", part("underlay", address=""), "warn", "skerry-agent doctor https://CONTROLLER:8443"),
+    ("underlay", part("underlay", mtu=1300), "fail", "guests would get 1250"),
+    ("underlay", part("underlay", fits=False), "fail", "set the MTU of interfaces and switches alike"),
+    ("underlay", part("underlay", mtu=1500, fits=None), "warn", "guests get 1450"),
+    ("rp_filter", part("underlay", strict=False), "fail", "rp_filter=0 >/etc/sysctl.d"),
+    ("UDP 4789", part("underlay", port_held_by_process=True), "fail", "ss -ulnp sport = 4789"),
+    ("clock", but(clock_kept=False), "warn", "apt-get install systemd-timesyncd"),
+    ("identity", but(identity=None), "warn", "skerry host create NAME"),
+    ("identity", part("identity", problem="it names no authority"), "fail", "skerry-agent join --force"),
+    ("identity", part("identity", open_to_others=True), "fail", "chmod 600 /var/lib/skerry-agent/identity.pem"),
+    ("identity", part("identity", expires_at=NOW - 3 * DAY), "fail", "ran out 3 days ago"),
+    ("identity", part("identity", renew_at=NOW - 2 * DAY), "warn", "journalctl -u skerry-agent -g certificate"),
+    ("controller", part("controller", problem="Connection refused"), "fail", "let this machine reach its TCP port"),
+    ("controller", part("controller", untrusted="self-signed"), "fail", "[link] names in controller.toml"),
+    ("controller", part("controller", refuses="it is revoked"), "fail", "skerry host token NAME"),
+    ("clock skew", part("controller", skew_s=90.0), "fail", "90 s ahead of the controller's"),
+    ("clock skew", part("controller", skew_s=-5.0), "warn", "5 s behind the controller's"),
+    ("service", part("service", enabled=False), "fail", "systemctl enable --now skerry-agent"),
+    ("service", part("service", running=False), "fail", "journalctl -u skerry-agent -n 20"),
+    ("directories", but(closed=("/srv/cloud",)), "fail", "chmod o+x /srv/cloud"),
+    ("open files", but(open_files=1024), "fail", "LimitNOFILE"),
+    ("room /pool", but(rooms=(pool(free_gib=0.2),)), "fail", "make room there"),
+    ("room /pool", but(rooms=(pool(free_gib=5),)), "warn", "before it is full"),
+    ("room /pool", but(rooms=(pool(free_gib=50, free_files=7),)), "fail", "only 7 more files"),
+)  # fmt: skip
+
+
+def test_a_machine_that_is_well_has_nothing_to_do() -> None:
+    found = examine(WELL)
+    assert [one for one in found if one.level != "ok"] == []
+    assert len(found) == len(doctor.CHECKS) + 1
+
+
+@pytest.mark.parametrize(("check", "machine", "level", "words"), PLANTED, ids=[f"{p[0]}: {p[3]}" for p in PLANTED])
+def test_what_is_planted_is_found_with_a_way_out(check: str, machine: Sight, level: str, words: str) -> None:
+    wrong = [one for one in examine(machine) if one.level != "ok"]
+    assert [(one.check, one.level) for one in wrong] == [(check, level)]
+    assert words in f"{wrong[0].says}; {wrong[0].fix}"
+    assert wrong[0].fix
+
+
+def complaints(module: Any) -> set[int]:
+    """Return the lines of a module on which `warn` or `fail` is called."""
+    tree = ast.parse(Path(module.__file__).read_text())
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name))
+    return {node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id in ("warn", "fail")}
+
+
+def test_every_complaint_there_is_was_planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    uttered: set[tuple[str, int]] = set()
+
+    def heard(make: Callable[..., Finding]) -> Callable[..., Finding]:
+        def made(*words: str) -> Finding:
+            frame = sys._getframe(1)
+            uttered.add((frame.f_globals["__name__"], frame.f_lineno))
+            return make(*words)
+
+        return made
+
+    for module in (doctor, checkup):
+        for name in ("warn", "fail"):
+            monkeypatch.setattr(module, name, heard(getattr(checkup, name)))
+    for _, machine, _, _ in PLANTED:
+        examine(machine)
+    wanted = {(module.__name__, line) for module in (doctor, checkup) for line in complaints(module)}
+    assert wanted == uttered
+
+
+# --- looking -----------------------------------------------------------------------------------------------------
+
+
+def test_versions_are_found_in_what_programs_say_of_themselves() -> None:
+    assert numbers("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)") == (7, 2, 22)
+    assert numbers("nftables v1.0.6 (Lester Gooch #5)") == (1, 0, 6)
+    assert numbers("no number") == ()
+
+
+def test_a_programs_socket_on_a_port_is_told_from_the_kernels() -> None:
+    head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref\n"
+    row = "  84: 00000000:12B5 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 {} 2\n"
+    assert sight.held_by_process(4789, head + row.format(31337))
+    assert not sight.held_by_process(4789, head + row.format(0))
+    assert not sight.held_by_process(4790, head + row.format(31337))
+
+
+def test_a_real_socket_is_seen() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        made.bind(("127.0.0.1", 0))
+        assert sight.held_by_process(made.getsockname()[1], Path("/proc/net/udp").read_text())
+
+
+def test_a_directory_that_is_closed_to_qemu_is_named(tmp_path: Path) -> None:
+    inner = tmp_path / "pool" / "volumes"
+    inner.mkdir(parents=True)
+    for each in (inner, inner.parent):
+        each.chmod(0o711)
+    inner.parent.chmod(0o700)
+    assert str(inner.parent) in sight.closed((inner,))
+    assert str(inner) not in sight.closed((inner,))
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    """A controller that answers everything with 404, or with what its server holds."""
+
+    def do_GET(self) -> None:
+        body = getattr(self.server, "body", b"")
+        self.send_response(403 if body else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return "Sun, 22 Nov 2026 00:00:00 GMT"
+
+    def log_message(self, *args: Any) -> None:
+        return
+
+
+@pytest.fixture
+def controller() -> Iterator[tuple[str, trustme.CA]]:
+    """A TLS server on loopback, and its authority."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    server = http.server.HTTPServer(("127.0.0.1", 0), Answer)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield f"https://127.0.0.1:{server.server_address[1]}", authority
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_controllers_clock_is_read_from_its_answer(
+    controller: tuple[str, trustme.CA], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sight.time, "time", lambda: 1795305600.0 + 100)  # 2026-11-22 00:01:40
+    found = sight.ask(controller[0], None)
+    assert (found.problem, found.untrusted, found.skew_s) == ("", "", 99.5)
+
+
+def test_a_controller_that_is_not_there_is_told_in_words() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    assert sight.ask(f"https://127.0.0.1:{port}", None).problem == "Connection refused"
+
+
+def test_on_this_machine_the_command_says_what_it_finds(tmp_path: Path) -> None:
+    """As a person types it: a state directory in which nobody joined, a libvirt that is not there."""
+    config = tmp_path / "agent.toml"
+    config.write_text(
+        f'[agent]\nstate_dir = "{tmp_path}"\n[libvirt]\nuri = "qemu+unix:///system?socket={tmp_path}/none"\n'
+    )
+    done = CliRunner().invoke(main, ["--config", str(config), "doctor", "-o", "json"])
+    assert done.exit_code == 1
+    found = {one["check"]: one for one in json.loads(done.stdout)["findings"]}
+    assert json.loads(done.stdout)["healthy"] is False
+    assert found["libvirtd"]["level"] == "fail"
+    assert "none" in found["libvirtd"]["says"]
+    assert found["identity"]["level"] == "warn"
+    assert found["needed"]["level"] == "ok"
+    said = CliRunner().invoke(main, ["--config", str(config), "doctor"])
+    assert said.stdout.splitlines()[-1].endswith(" failed")
+    assert "fix: skerry host create NAME (an operator), then here: skerry-agent join URL TOKEN" in said.stdout
