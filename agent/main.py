@@ -88,7 +88,7 @@ def join(config: Config, url: str, token: str, *, force: bool) -> None:
 @click.pass_obj
 def run(config: Config) -> None:
     """Run the agent until SIGTERM or SIGINT. Guests and their networks go on without it."""
-    faulthandler.enable()  # the service manager's watchdog ends a hung process with SIGABRT: say where it hung
+    faulthandler.enable(2)  # the service manager's watchdog ends a hung process with SIGABRT: say where it hung
     with _errors_in_words():
         uvloop.run(_run(config))
 

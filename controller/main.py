@@ -125,7 +125,7 @@ def restored_command(settings: Config) -> None:
 @click.pass_obj
 def run_command(settings: Config) -> None:
     """Run the controller until SIGTERM or SIGINT. Guests, DHCP, DNS and metadata go on without it."""
-    faulthandler.enable()  # the service manager's watchdog ends a hung process with SIGABRT: say where it hung
+    faulthandler.enable(2)  # the service manager's watchdog ends a hung process with SIGABRT: say where it hung
     with _told(), _only_one(settings):
         uvloop.run(_run(settings))
 
