@@ -118,16 +118,16 @@ class Controller:
         if isinstance(answer, Refused):
             self.sessions.remove(session)
             session.close(answer.reason)
-            session.ended.set()
+            session.end()
         return session, answer
 
     async def hang_up(self, session: Session, reason: str) -> None:
         """End a session, as `controller.fleet.link` does."""
         session.close(reason)
-        if not session.ended.is_set():
+        if not session.over:
             await self.hosts.disconnected(session, session.reason)
         self.sessions.remove(session)
-        session.ended.set()
+        session.end()
 
     async def take(self, session: Session, body: bytes) -> None:
         """Take in what a host said, as `controller.fleet.link` does."""
@@ -143,17 +143,9 @@ class Controller:
     async def frames(self, session: Session) -> tuple[bytes, ...]:
         """Return the frames that wait to be sent."""
         found: list[bytes] = []
-        while True:
-            waiting = session.next_frame()
-            try:
-                waiting.send(None)
-            except StopIteration as done:
-                if done.value is None:
-                    return tuple(found)
-                found.append(done.value)
-            else:
-                waiting.close()
-                return tuple(found)
+        while (frame := session.next_frame()) is not None:
+            found.append(frame)
+        return tuple(found)
 
     def close(self) -> None:
         """Let go of the database, as a dead process does."""

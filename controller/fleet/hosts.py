@@ -40,6 +40,7 @@ from common.secret import digest_of
 from common.tls import Peer
 from controller.fleet.audit import Difference, compare
 from controller.fleet.booted import settled_boot
+from controller.fleet.figures import Figures
 from controller.fleet.lies import Lie, Lies, clipped, is_late, judge
 from controller.fleet.repair import Plan, plan_repairs
 from controller.fleet.sessions import Session, Sessions, Told
@@ -118,7 +119,6 @@ class Hosts:
         links: Links = ALONE,
         measures: Measures = UNKEPT,
     ) -> None:
-        self._measures = measures
         self._links = links
         self._linked: set[HostId] = set()
         """The hosts that were noted as connected here."""
@@ -135,6 +135,7 @@ class Hosts:
         self.foreign_reports = 0
         """Reports that spoke of documents their host does not have."""
         self._lies = Lies(self._about, clock)
+        self._figures = Figures(self._seen, self._lies, measures)
         self._turned_away: dict[HostId, tuple[str, float]] = {}
         self._boots: dict[HostId, tuple[str, ...]] = {}
         """The machines' boots that were seen of a host, the newest last: none comes back after another one."""
@@ -260,6 +261,7 @@ class Hosts:
         if session.host not in self._linked and self._seen.link(session.host):
             return  # it is connected to another controller by now
         self._linked.discard(session.host)
+        await self._figures.keep()
         await self._links.leave(session.host)
         link = self._seen.link(session.host)
         if link is None or self._links.mine(link):
@@ -303,6 +305,7 @@ class Hosts:
         """Send whole lists to the hosts that need them, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._sum_up_lies())
+            group.create_task(self._figures.run())
             while True:
                 session = await self._syncs.get()
                 group.create_task(self.sync(session))
@@ -316,7 +319,8 @@ class Hosts:
                 log.warning("lies of hosts not noted", error=err.detail)
 
     async def drain(self) -> None:
-        """Send the lists that wait to be sent, one after another: for a simulator."""
+        """Do at once what else waits a moment, lists and figures, one after another: for a simulator."""
+        await self._figures.keep()
         while not self._syncs.empty():
             await self.sync(self._syncs.get_nowait())
 
@@ -350,6 +354,7 @@ class Hosts:
             if session and link.host in self._linked:
                 session.close("the host connected to another controller")
             self._linked.discard(link.host)
+            self._figures.forget(link.host)
             view = self._seen.host(link.host)
             view.inventory, view.metrics, view.reports, view.reported = None, None, {}, False
         self._changed(link.host)
@@ -372,7 +377,7 @@ class Hosts:
                 if await self._is_in_turn(session, message):
                     await self._reports(session.host, message)
             case Metrics():
-                await self._metrics(session.host, message)
+                await self._figures.take(session.host, message)
             case HostEvent():
                 await self._event(session.host, message)
 
@@ -438,25 +443,6 @@ class Hosts:
     def _is_gone(self, host: HostId, report: Report) -> bool:
         document = self._seen.document(host, report.key)
         return document is not None and document.gone and report.done and report.revision == document.revision
-
-    async def _metrics(self, host: HostId, message: Metrics) -> None:
-        """Take in figures of the host and of the machines that are placed on it."""
-        placed = {one.owner for one in self._seen.placed_on(host) if one.owner.startswith("vm-")}
-        if not all(guest.vm in placed for guest in message.guests):
-            await self._note_claims(host, message)
-            own = tuple(guest for guest in message.guests if guest.vm in placed)
-            message = msgspec.structs.replace(message, guests=own)
-        taken = self._measures.take(host, message)
-        if taken.metrics:
-            self._seen.host(host).metrics = taken.metrics
-        if taken.refused:
-            await self._lies.told(host, "figures", taken.refused)
-
-    async def _note_claims(self, host: HostId, message: Metrics) -> None:
-        for guest in message.guests:
-            there = self._seen.placement(guest.vm)
-            if there and there.host != host and self._seen.document(host, DocKey(f"domain/{guest.vm}")) is None:
-                await self._lies.told(host, "claim", f"figures of {guest.vm}, which is elsewhere")
 
     async def _event(self, host: HostId, message: HostEvent) -> None:
         document = self._seen.document(host, DocKey(message.subject)) if message.subject else None

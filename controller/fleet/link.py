@@ -10,6 +10,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from socket import AF_INET, AF_INET6, create_server, socket
 from typing import Any, NamedTuple, cast
 
@@ -40,7 +41,8 @@ from common.protocol import (
 )
 from common.tls import Peer, host_of, is_controller
 from controller.fleet.lies import Lie
-from controller.fleet.sessions import Fleet, Session, Sessions, Told
+from controller.fleet.line import SEND_LIMIT_S, Line
+from controller.fleet.sessions import Fleet, Session, Sessions
 
 log = structlog.get_logger(__name__)
 
@@ -48,12 +50,6 @@ HEARTBEAT_S = 5.0
 """A ping after so long a silence, and half of it again for the pong: a dead host is noticed within 7.5 s."""
 
 HELLO_LIMIT_S = 10.0
-SEND_LIMIT_S = 10.0
-"""A host that takes not one more byte for so long is shed."""
-
-WAITING = 1024
-"""Messages of one host that wait to be taken in; then the link stops reading until they are."""
-
 FLOOD_PER_S = 2000.0
 FLOOD_BURST = 20_000.0
 """Messages of one host: an agent of 1,000 guests sends a few dozen a second, a resync a few hundred at once."""
@@ -208,7 +204,7 @@ class LinkServer:
         finally:
             self._sessions.remove(session)
             session.close("the link ended")
-            session.ended.set()
+            session.end()
             if request.transport is not None:
                 # What is still buffered for a peer that took no part in closing would otherwise keep the socket.
                 with suppress(AttributeError):  # asyncio's TLS transport of Python 3.11, where it is closed already
@@ -262,38 +258,38 @@ class LinkServer:
             return Refused(reason="the controller failed on the hello: see the controller's log")
 
     async def _serve(self, ws: web.WebSocketResponse, session: Session) -> None:
-        waiting: asyncio.Queue[Told] = asyncio.Queue(WAITING)
-        expires_in = max(0.0, session.peer.expires_at - self._clock())
-        timer = asyncio.get_running_loop().call_later(expires_in, session.close, "its certificate has expired")
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._read(ws, session, waiting)),
-                    group.create_task(_write(ws, session)),
-                    group.create_task(self._take_in(session, waiting)),
-                ]
-                await session.wait_closing()
-                for task in tasks:
-                    task.cancel()
-        finally:
-            timer.cancel()
+        """Read, in this task, until the session ends; sending and taking in have tasks while they have work."""
+        end = None
+        async with asyncio.TaskGroup() as group:
+            line = Line(self._fleet, session, group, ws.send_bytes)
+            try:
+                async with asyncio.timeout(max(0.0, session.peer.expires_at - self._clock())) as patience:
+                    session.watch(partial(line.look, patience))
+                    end = await self._read(ws, session, line)
+            except TimeoutError:
+                session.close("its certificate has expired")
+            finally:
+                session.watch(None)
+                line.stop()
+        if end is not None:
+            await self._note(session.host, end)
 
-    async def _read(self, ws: web.WebSocketResponse, session: Session, waiting: asyncio.Queue[Told]) -> None:
-        """Read until something ends it; always end the session with a reason."""
+    async def _read(self, ws: web.WebSocketResponse, session: Session, line: Line) -> "_End":
+        """Read until something ends it; always end the session with that reason."""
         allowance = Allowance()
         now = asyncio.get_running_loop().time
         while True:
             message = await _next(ws)
             if not isinstance(message, _End) and not allowance.spend(now()):
                 message = _End(f"flooded the link: more than {FLOOD_PER_S:g} messages a second", "flood")
+            if isinstance(message, Hello):
+                message = _End("broke the rules: a second hello")
             match message:
                 case _End():
                     session.close(message.reason)
-                    return await self._note(session.host, message)
-                case Hello():
-                    return session.close("broke the rules: a second hello")
+                    return message
                 case Reports() | Metrics() | HostEvent():
-                    await waiting.put(message)
+                    await line.put(message)
                 case Reply() | StreamData() | StreamCredit() | StreamEnd():
                     session.take(message)
 
@@ -305,34 +301,11 @@ class LinkServer:
         except SkerryError as err:
             log.warning("lie of a host not noted", host=host, lie=end.lie, error=err.detail)
 
-    async def _take_in(self, session: Session, waiting: asyncio.Queue[Told]) -> None:
-        while True:
-            message = await waiting.get()
-            try:
-                await self._fleet.received(session, message)
-            except SkerryError as err:
-                return session.close(f"its {type(message).__name__} could not be taken in: {err.detail}")
-            except Exception:
-                log.exception("message of a host not taken in", host=session.host, message=type(message).__name__)
-                return session.close(f"the controller failed on its {type(message).__name__}: see the controller's log")
-
 
 def _certificate(request: web.Request) -> Mapping[str, Any] | None:
     """Return what the other end showed, verified; None: nothing."""
     found: Mapping[str, Any] | None = request.transport.get_extra_info("peercert") if request.transport else None
     return found
-
-
-async def _write(ws: web.WebSocketResponse, session: Session) -> None:
-    while (frame := await session.next_frame()) is not None:
-        try:
-            async with asyncio.timeout(SEND_LIMIT_S):
-                await ws.send_bytes(frame)
-        except TimeoutError:
-            return session.close(f"too slow: it took nothing for {SEND_LIMIT_S:g} s")
-        except OSError as err:
-            return session.close(f"the connection broke: {err}")
-    return None
 
 
 class _End(NamedTuple):

@@ -5,8 +5,7 @@ A session knows no websocket: `controller.fleet.link` moves its frames. What it 
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -105,22 +104,28 @@ class Fleet(Protocol):
         ...
 
 
+Look = Callable[[], None]
+"""Called when there is something to send, and at the end."""
+
+
 class Session:
-    """The controller's end of one link."""
+    """The controller's end of one link. Most of them are silent, so what only some need is made when it is needed."""
 
     def __init__(self, peer: Peer) -> None:
         self.host = peer.host
         self.peer = peer
         self.heard = 0
         """The number of the last reports that were taken in."""
-        self.ended = asyncio.Event()
-        """Set when all is over, the fleet included."""
-        self._closing = asyncio.Event()
+        self._over = False
+        self._ended: asyncio.Event | None = None
+        """There while somebody waits for the end, as `_room` is while somebody waits for room."""
         self._reason = ""
-        self._queue: deque[bytes] = deque()
+        self._look: Look | None = None
+        self._queue: list[bytes] = []
+        self._next_out: list[bytes] = []
+        """The frames that go before those of `_queue`, the last one first."""
         self._queued_bytes = 0
-        self._filled = asyncio.Event()
-        self._room = asyncio.Event()
+        self._room: asyncio.Event | None = None
         self._calls: dict[int, asyncio.Future[Reply]] = {}
         self._streams: dict[int, Stream] = {}
         self._number = 0
@@ -134,14 +139,15 @@ class Session:
 
     def send(self, message: Down) -> None:
         """Queue a message. A host that lets too much pile up is shed; after the end it goes nowhere."""
-        if self._closing.is_set():
+        if self._reason:
             return
         frame = to_pack(message)
         self._queue.append(frame)
         self._queued_bytes += len(frame)
-        self._filled.set()
         if self._queued_bytes > QUEUE_BYTES:
             self.close(f"too slow: {self._queued_bytes} bytes wait for it, the limit is {QUEUE_BYTES}")
+        elif self._look:
+            self._look()
 
     async def send_documents(self, items: Iterable[Desired], *, full: bool = False) -> None:
         """Send documents in batches, waiting for room. `full`: these are all the controller knows.
@@ -159,7 +165,7 @@ class Session:
         Raises the error that the host named (NotFound, Temporary, …) with its words, and Temporary where the link
         ends or no reply comes in time.
         """
-        if self._closing.is_set():
+        if self._reason:
             raise Temporary(f"host {self.host} is not connected: {self._reason}", fix="try again once it is back")
         number = self._next()
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
@@ -193,12 +199,12 @@ class Session:
 
     def close(self, reason: str) -> None:
         """End the session. The first reason counts."""
-        if self._closing.is_set():
+        if self._reason:
             return
         self._reason = reason
-        self._closing.set()
-        self._filled.set()
-        self._room.set()
+        self._make_room()
+        if self._look:
+            self._look()
         for stream in self._streams.values():
             stream.cut(f"the link to the host ended: {reason}")
         self._streams.clear()
@@ -210,23 +216,40 @@ class Session:
 
     # --- for the link -------------------------------------------------------------------------------------------
 
-    async def wait_closing(self) -> str:
-        """Wait for the end, and return its reason."""
-        await self._closing.wait()
-        return self._reason
+    def watch(self, look: Look | None) -> None:
+        """Have `look` called from now on: at once, if there is something to send already or it has ended."""
+        self._look = look
+        if look and (self._queue or self._reason):
+            look()
 
-    async def next_frame(self) -> bytes | None:
-        """Wait for the next frame to send; None after the end."""
-        while not self._queue:
-            if self._closing.is_set():
-                return None
-            self._filled.clear()
-            await self._filled.wait()
-        frame = self._queue.popleft()
+    def next_frame(self) -> bytes | None:
+        """Return the next frame to send; None where there is none."""
+        if not self._next_out:
+            self._next_out, self._queue = self._queue[::-1], []
+        if not self._next_out:
+            return None
+        frame = self._next_out.pop()
         self._queued_bytes -= len(frame)
         if self._queued_bytes < ROOM_BYTES:
-            self._room.set()
+            self._make_room()
         return frame
+
+    @property
+    def over(self) -> bool:
+        """Say whether all is over, the fleet's part included."""
+        return self._over
+
+    def end(self) -> None:
+        """Note that all is over."""
+        self._over = True
+        if self._ended:
+            self._ended.set()
+
+    async def wait_over(self) -> None:
+        """Wait until all is over."""
+        if not self._over:
+            self._ended = self._ended or asyncio.Event()
+            await self._ended.wait()
 
     def take(self, message: Reply | StreamData | StreamCredit | StreamEnd) -> None:
         """Take in a reply or a stream's frame. Ends the session where the host breaks a stream's rules."""
@@ -255,13 +278,18 @@ class Session:
     async def _have_room(self) -> None:
         try:
             async with asyncio.timeout(ROOM_LIMIT_S):
-                while self._queued_bytes >= ROOM_BYTES and not self._closing.is_set():
-                    self._room.clear()
+                while self._queued_bytes >= ROOM_BYTES and not self._reason:
+                    self._room = self._room or asyncio.Event()
                     await self._room.wait()
         except TimeoutError:
             self.close(f"too slow: it took less than {ROOM_BYTES} bytes in {ROOM_LIMIT_S:g} s")
-        if self._closing.is_set():
+        if self._reason:
             raise Temporary(f"the link to host {self.host} ended: {self._reason}")
+
+    def _make_room(self) -> None:
+        if self._room:
+            self._room.set()
+            self._room = None
 
     def _next(self) -> int:
         self._number += 1
@@ -289,7 +317,7 @@ class Sessions:
             older.close("the host connected anew")
             try:
                 async with asyncio.timeout(limit_s):
-                    await older.ended.wait()
+                    await older.wait_over()
             except TimeoutError:
                 return False
             if self._by_host.get(session.host) is older:
@@ -310,6 +338,6 @@ class Sessions:
         try:
             async with asyncio.timeout(limit_s):
                 for session in sessions:
-                    await session.ended.wait()
+                    await session.wait_over()
         except TimeoutError:
-            log.warning("sessions did not end in time", count=sum(not s.ended.is_set() for s in sessions))
+            log.warning("sessions did not end in time", count=sum(not s.over for s in sessions))

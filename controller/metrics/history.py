@@ -17,12 +17,11 @@ import structlog
 
 from common.clock import Clock
 from common.ids import HostId, Id
-from common.protocol import Metrics
 from controller.metrics.block import Chunk
 from controller.metrics.buckets import Aggregate, Buckets, Span
 from controller.metrics.catalogue import METRICS, kind_of, named
 from controller.metrics.codec import Floats, expand
-from controller.metrics.intake import SKEW_S, SLOT_S, WINDOW_S, Intake, Taken
+from controller.metrics.intake import SKEW_S, SLOT_S, WINDOW_S, Intake, Taken, Told
 from controller.metrics.shelf import RAW, TIERS, Keep, Kept, Shelf, Tier
 
 log = structlog.get_logger(__name__)
@@ -86,9 +85,9 @@ class History:
         """Return how much lies on disk."""
         return self._shelf.size_bytes
 
-    def take(self, host: HostId, said: Metrics) -> Taken:
-        """Keep what is believed of a vector: it can be asked for at once."""
-        return self._intake.take(host, said, self._clock())
+    def take(self, told: Told) -> dict[HostId, Taken]:
+        """Keep what is believed of vectors: it can be asked for at once."""
+        return self._intake.take(told, self._clock())
 
     # --- keeping ----------------------------------------------------------------------------------------------------
 

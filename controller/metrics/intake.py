@@ -6,8 +6,9 @@ the one before is too long ago, nothing is known of that moment: no spike, and n
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -40,20 +41,24 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True):
     refused: str = ""
 
 
+Told = Mapping[HostId, Metrics]
+"""One vector of each host that sent one lately."""
+
+
 class Measures(Protocol):
     """Where figures are kept."""
 
-    def take(self, host: HostId, said: Metrics, /) -> Taken:
-        """Keep what is believed of a host's figures."""
+    def take(self, told: Told, /) -> Mapping[HostId, Taken]:
+        """Keep what is believed of hosts' figures; say of each host what that was."""
         ...
 
 
 class Unkept:
     """The newest figures are all there is."""
 
-    def take(self, _host: HostId, said: Metrics) -> Taken:
+    def take(self, told: Told) -> Mapping[HostId, Taken]:
         """Believe all of it."""
-        return Taken(metrics=said)
+        return {host: Taken(metrics=said) for host, said in told.items()}
 
 
 UNKEPT = Unkept()
@@ -62,10 +67,10 @@ UNKEPT = Unkept()
 class Rows:
     """What one host told of itself and its guests in one window: a row of codes for each figure."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int) -> None:
         self.at: dict[Id, int] = {}
         """The first row of each thing."""
-        self._codes: Codes = np.full((64, SLOTS), NONE, np.uint16)
+        self._codes: Codes = np.full((room, SLOTS), NONE, np.uint16)
         self._used = 0
 
     @property
@@ -98,16 +103,32 @@ class Rows:
             self._codes[places, first : last + 1] = codes[:, None]
 
 
+class _Layout(NamedTuple):
+    """How a vector of a host with so many guests is read; the same for all of them."""
+
+    counters: NDArray[np.bool_]
+    factors: Floats
+    most: Floats
+
+
+@cache
+def _layout(guests: int) -> _Layout:
+    metrics: list[Metric] = [*METRICS["host"], *METRICS["vm"] * guests]
+    return _Layout(
+        counters=np.array([one.counter for one in metrics]),
+        factors=np.array([one.factor / one.grain for one in metrics]),
+        most=np.array([one.most / one.grain for one in metrics]),
+    )
+
+
 class _Shape:
-    """How the vectors of one host are laid out while it has the same guests."""
+    """Whose figures the vectors of one host are, while it has the same guests."""
 
     def __init__(self, host: HostId, guests: tuple[Id, ...]) -> None:
         self.guests = guests
         self.things: tuple[Id, ...] = (host, *guests)
-        metrics: list[Metric] = [one for thing in self.things for one in METRICS[kind_of(thing)]]
-        self.counters = np.array([one.counter for one in metrics])
-        self.factors = np.array([one.factor / one.grain for one in metrics])
-        self.most = np.array([one.most / one.grain for one in metrics])
+        self.layout = _layout(len(guests))
+        self.width = len(self.layout.most)
         self.window = -1
         self.places = np.empty(0, np.intp)
 
@@ -129,29 +150,53 @@ class Intake:
 
     # --- in -------------------------------------------------------------------------------------------------------
 
-    def take(self, host: HostId, said: Metrics, now: float) -> Taken:
-        """Check a vector and keep what is believed of it."""
-        ahead = said.at - now
-        if not abs(ahead) <= SKEW_S:
-            return Taken(metrics=None, refused=_clock_words(said.at, ahead))
+    def take(self, told: Told, now: float) -> dict[HostId, Taken]:
+        """Check vectors and keep what is believed of them: many at once cost little more than one."""
+        taken: dict[HostId, Taken] = {}
+        vectors: list[_Vector] = []
+        figures: list[float] = []
+        for host, said in told.items():
+            ahead = said.at - now
+            if abs(ahead) <= SKEW_S:
+                vectors.append(self._vector(host, said))
+                figures += read_host(said.host)
+                for guest in said.guests:
+                    figures += read_guest(guest)
+            else:
+                taken[host] = Taken(metrics=None, refused=_clock_words(said.at, ahead))
+        if not vectors:
+            return taken
+        values = np.array(figures, np.float64)
+        if not (values.min() >= 0 and values.max() <= MOST):  # also where one is NaN
+            for vector in vectors:
+                taken[vector.host] = self._believable(vector.host, vector.said, now)
+        else:
+            taken |= self._keep(vectors, values)
+        return taken
+
+    def _vector(self, host: HostId, said: Metrics) -> "_Vector":
         guests = tuple([guest.vm for guest in said.guests])
         last = self._last.get(host)
         shape = last.shape if last and last.shape.guests == guests else _Shape(host, guests)
-        figures = list(read_host(said.host))
-        for guest in said.guests:
-            figures += read_guest(guest)
-        values = np.array(figures, np.float64)
-        if not (values.min() >= 0 and values.max() <= MOST):  # also where one is NaN
-            return self._believable(host, said, now)
-        shown, dt = self._shown(last, shape, values, said.at)
-        over = shown > shape.most
-        refused = _over_words(shape, shown, over) if over.any() else ""
-        if refused:
-            shown[over] = np.nan
-        codes = quantise(shown)
-        self._put(host, shape, said.at, dt, codes)
-        self._last[host] = _Last(said.at, shape, values, codes)
-        return Taken(metrics=said, refused=refused)
+        since = said.at - last.at if last else 0.0
+        return _Vector(host, said, shape, last, since if 0 < since <= GAP_S else 0.0)
+
+    def _keep(self, vectors: list["_Vector"], values: Floats) -> dict[HostId, Taken]:
+        widths = [one.shape.width for one in vectors]
+        layouts = [one.shape.layout for one in vectors]
+        shown = _shown(vectors, widths, values)
+        over = shown > np.concatenate([one.most for one in layouts])
+        codes = quantise(np.where(over, np.nan, shown))
+        lied = bool(over.any())
+        taken = {}
+        end = 0
+        for (host, said, shape, _, since), width in zip(vectors, widths, strict=True):
+            start, end = end, end + width
+            refused = _over_words(shape, shown[start:end], over[start:end]) if lied else ""
+            self._put(host, shape, said.at, since, codes[start:end])
+            self._last[host] = _Last(said.at, shape, values[start:end], codes[start:end])
+            taken[host] = Taken(metrics=said, refused=refused)
+        return taken
 
     def _believable(self, host: HostId, said: Metrics, now: float) -> Taken:
         """Take a vector without what can't be: a whole guest's part, or all where the host's own part is bad."""
@@ -165,18 +210,9 @@ class Intake:
                 refused.append(f"of {guest.vm}: {bad}")
             else:
                 good.append(guest)
-        taken = self.take(host, msgspec.structs.replace(said, guests=tuple(good)), now)
+        taken = self.take({host: msgspec.structs.replace(said, guests=tuple(good))}, now)[host]
         words = "; ".join((*refused[:3], *([f"and of {len(refused) - 3} more"] if len(refused) > 3 else [])))
         return Taken(metrics=taken.metrics, refused="; ".join(filter(None, (words, taken.refused))))
-
-    def _shown(self, last: _Last | None, shape: _Shape, values: Floats, at: float) -> tuple[Floats, float]:
-        """Return the figures in grains of their units, and the seconds that they speak for (0: the moment)."""
-        dt = at - last.at if last else 0.0
-        if last is None or not 0 < dt <= GAP_S:
-            return np.where(shape.counters, np.nan, values * shape.factors), 0.0
-        growth = (values - _aligned(last, shape)) / dt
-        growth[growth < 0] = np.nan
-        return np.where(shape.counters, growth, values) * shape.factors, dt
 
     def _put(self, host: HostId, shape: _Shape, at: float, dt: float, codes: Codes) -> None:
         last = int(at // SLOT_S)
@@ -185,7 +221,9 @@ class Intake:
         while first <= last:
             window = first // SLOTS * WINDOW_S
             end = min(last, window // SLOT_S + SLOTS - 1)
-            rows = self._open[window].setdefault(host, Rows())
+            rows = self._open[window].get(host)
+            if rows is None:
+                rows = self._open[window][host] = Rows(shape.width)
             if shape.window != window:
                 shape.window, shape.places = window, rows.places(shape.things)
             rows.put(shape.places, first - window // SLOT_S, end - window // SLOT_S, codes)
@@ -222,8 +260,33 @@ class Intake:
         self._last = {host: last for host, last in self._last.items() if last.at >= moment}
 
 
-def _aligned(last: _Last, shape: _Shape) -> Floats:
-    """Return the values before in the order of a shape; NaN for a guest that is new."""
+class _Vector(NamedTuple):
+    """One host's vector on its way in."""
+
+    host: HostId
+    said: Metrics
+    shape: _Shape
+    last: _Last | None
+    since: float
+    """The seconds that it speaks for (0: the moment)."""
+
+
+def _shown(vectors: list[_Vector], widths: list[int], values: Floats) -> Floats:
+    """Return the figures in grains of their units; NaN for a counter of which nothing is known."""
+    layouts = [one.shape.layout for one in vectors]
+    before = np.concatenate([_before(one) for one in vectors])
+    growth = (values - before) / np.repeat([one.since or 1.0 for one in vectors], widths)
+    growth[growth < 0] = np.nan
+    counted = np.concatenate([one.counters for one in layouts])
+    shown: Floats = np.where(counted, growth, values) * np.concatenate([one.factors for one in layouts])
+    return shown
+
+
+def _before(vector: _Vector) -> Floats:
+    """Return the values before in the order of a vector; NaN for what is new, or was too long ago."""
+    last, shape = vector.last, vector.shape
+    if last is None or not vector.since:
+        return np.full(shape.width, np.nan)
     if last.shape is shape:
         return last.values
     ends = np.cumsum([0, *(WIDTH[kind_of(thing)] for thing in last.shape.things)])
@@ -250,7 +313,9 @@ def _impossible(metrics: tuple[Metric, ...], values: Iterable[float]) -> str:
 
 
 def _over_words(shape: _Shape, shown: Floats, over: NDArray[np.bool_]) -> str:
-    """Name the first figure that is more than is believed."""
+    """Name the first figure that is more than is believed; empty: there is none."""
+    if not over.any():
+        return ""
     named = [(thing, one) for thing in shape.things for one in METRICS[kind_of(thing)]]
     place = int(np.argmax(over))
     thing, metric = named[place]

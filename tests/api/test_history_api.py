@@ -23,9 +23,8 @@ def tell(cloud: World, host: Host, guests: dict[Id, int], times: int = 5) -> Non
             for vm, cpu in guests.items()
         )
         clock.now += 5
-        cloud.history.take(
-            host.id, Metrics(at=clock.now, host=HostMetrics(25.0, 2048, 7.0, 0.5, 0, 0, 40.0, 1), guests=told)
-        )
+        vector = Metrics(at=clock.now, host=HostMetrics(25.0, 2048, 7.0, 0.5, 0, 0, 40.0, 1), guests=told)
+        cloud.history.take({host.id: vector})
 
 
 @pytest.fixture
@@ -192,17 +191,21 @@ async def test_a_host_that_lies_is_named_once_and_harms_nobody(cloud: World, hos
     for _ in range(5):
         now = cloud.clock()
         await hosts.received(link(host), vector(now, load=math.nan))
+        await hosts.drain()
         await hosts.received(link(host), vector(now + 3600))
         await hosts.received(link(honest), vector(now))
+        await hosts.drain()
     assert await refusals(cloud, host.id) == ["it sent figures that can't be: of the host itself: load_1 is nan"]
     assert await refusals(cloud, honest.id) == []
     assert cloud.store.seen.host(honest.id).metrics is not None
     await hosts.received(link(host), vector(cloud.clock(), (GuestMetrics(vm.id, 1, 7, 0, 0, 0, 0),)))
+    await hosts.drain()
     seen = cloud.store.seen.host(host.id).metrics
     assert seen is not None
     assert [one.vm for one in seen.guests] == [vm.id]
     cast(Clock, cloud.clock).now += 700
     await hosts.received(link(host), vector(cloud.clock() - 900))
+    await hosts.drain()
     assert "behind this controller's" in (await refusals(cloud, host.id))[-1].replace("of this", "this")
 
 
@@ -213,6 +216,7 @@ async def test_what_a_host_says_of_what_is_not_a_machine_of_its_own_is_not_kept(
     hosts = fleet(cloud)
     await hosts.received(link(host), vector(cloud.clock(), told))
     await hosts.received(link(other), vector(cloud.clock(), told))
+    await hosts.drain()
     assert {one.thing for one in cloud.history.newest(0)} == {host.id, other.id, vm.id}
     assert [one.host for one in cloud.history.newest(0) if one.thing == vm.id] == [host.id]
     await cloud.history.close()

@@ -32,6 +32,7 @@ from common.protocol import (
     Welcome,
 )
 from common.stream import Stream, StreamBroken, StreamEnded
+from controller.fleet import line
 from controller.fleet import link as link_server
 from controller.fleet import sessions as session_module
 from controller.fleet.link import Allowance
@@ -381,7 +382,7 @@ async def test_a_host_that_does_not_read_is_shed(bench: Bench, monkeypatch: pyte
 
 
 async def test_a_host_that_takes_nothing_for_too_long_is_shed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_server, "SEND_LIMIT_S", 0.3)
+    monkeypatch.setattr(line, "SEND_LIMIT_S", 0.3)
     async with bench.raw(await bench.joined()) as ws:
         await welcomed(ws, bench)
         assert ws._conn is not None

@@ -18,6 +18,7 @@ import numpy as np
 from common.codec import to_pack
 from common.ids import HostId, Id, new_id
 from common.protocol import GuestMetrics, HostMetrics, Metrics, Up
+from controller.fleet.figures import EVERY_S
 from controller.metrics.catalogue import WIDTH
 from controller.metrics.history import History, Question
 from controller.metrics.intake import SLOT_S, WINDOW_S
@@ -141,9 +142,14 @@ async def _take_all(history: History, clock: Clock, told: list[tuple[float, Host
     taking = keeping = 0.0
     ticked = 0.0
     placed: dict[HostId, list[Id]] = {}
+    waiting: dict[HostId, Metrics] = {}
     for at, host, frame in told:
-        clock.now = at
         began = time.process_time()
+        if waiting and at >= clock.now + EVERY_S:
+            if any(one.refused for one in history.take(waiting).values()):
+                raise RuntimeError("figures were refused")
+            waiting.clear()
+        clock.now = at if not waiting else clock.now
         message = _up.decode(frame)
         assert isinstance(message, Metrics)
         if host not in placed:
@@ -151,8 +157,7 @@ async def _take_all(history: History, clock: Clock, told: list[tuple[float, Host
         own = {one for one in placed[host] if one.startswith("vm-")}
         if not all(guest.vm in own for guest in message.guests):
             raise RuntimeError("a frame of another host")
-        if history.take(host, message).refused:
-            raise RuntimeError("figures were refused")
+        waiting[host] = message
         taking += time.process_time() - began
         if at >= ticked + 30:
             ticked, began = at, time.process_time()

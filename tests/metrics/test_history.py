@@ -43,7 +43,7 @@ async def fed(history: History, clock: Clock, thing: Id, start: int, end: int) -
     """Have a machine tell of itself every 5 s; what is due is done every minute."""
     for at in range(start, end, 5):
         clock.now = at
-        history.take(HOST, said(at, [guest(thing, memory=figure(at))]))
+        history.take({HOST: said(at, [guest(thing, memory=figure(at))])})
         if at % 60 == 0:
             await history.tick()
 
@@ -185,8 +185,8 @@ async def test_a_machine_that_moved_is_one_history(tmp_path: Path) -> None:
     for at in range(START, START + 600, 5):
         clock.now = at
         there = HOST if at < START + 200 else other
-        history.take(HOST, said(at, [guest(thing, memory=figure(at))] if there is HOST else []))
-        history.take(other, said(at, [guest(thing, memory=figure(at))] if there is other else []))
+        history.take({HOST: said(at, [guest(thing, memory=figure(at))] if there is HOST else [])})
+        history.take({other: said(at, [guest(thing, memory=figure(at))] if there is other else [])})
     wanted = reckoned(START, 5, 120, "avg", range(START, START + 600))
     assert (await ask(history, thing, "memory", (START, 5, 120))).tolist() == wanted
     await history.close()
@@ -199,7 +199,7 @@ async def test_a_host_has_a_history_of_its_own(tmp_path: Path) -> None:
     history = await opened(tmp_path, clock)
     for number in range(4):
         clock.now = START + 5 * number
-        history.take(HOST, said(clock.now, of_host=host(cpu=10.0 * number, net=(1000 * number, 0))))
+        history.take({HOST: said(clock.now, of_host=host(cpu=10.0 * number, net=(1000 * number, 0)))})
     await history.close()
     again = await opened(tmp_path, clock)
     assert (await ask(again, HOST, "cpu", (START, 5, 4))).tolist() == [0, 10, 20, 30]
