@@ -2,7 +2,6 @@
 
 import asyncio
 import email.utils
-import fcntl
 import http.client
 import os
 import resource
@@ -18,7 +17,7 @@ from agent.doctor import UNIT, Controller, Devices, Identity, Service, Sight, Un
 from agent.drivers import machine
 from agent.inventory import mtu_of, try_all
 from common import tls
-from common.checkup import rooms, synchronised
+from common.checkup import booted_by_systemd, is_held, rooms, synchronised
 from common.codec import from_json
 from common.errors import Problem, SkerryError
 from common.protocol import Capability
@@ -91,26 +90,9 @@ def _identity(path: Path) -> Identity | None:
 
 
 async def _service(state_dir: Path) -> Service:
-    systemd = _booted_by_systemd()
+    systemd = booted_by_systemd()
     enabled = systemd and await _said("systemctl", "is-enabled", UNIT) == "enabled"
-    return Service(systemd=systemd, enabled=enabled, running=_held(state_dir / "lock"))
-
-
-def _booted_by_systemd() -> bool:
-    """As sd_booted(3)."""
-    return Path("/run/systemd/system").is_dir()
-
-
-def _held(lock: Path) -> bool:
-    """Say whether an agent holds the lock of the state directory."""
-    try:
-        with lock.open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    return Service(systemd=systemd, enabled=enabled, running=is_held(state_dir / "lock"))
 
 
 async def _said(*argv: str) -> str:

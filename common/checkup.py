@@ -1,9 +1,10 @@
 """What `doctor` finds: a level, what is the case, what to do; and the checks that hosts and controllers share.
 
-A check is a pure function of what was seen. Only `synchronised` and `room_at` look at the machine.
+A check is a pure function of what was seen. Only what is below "looking" looks at the machine.
 """
 
 import ctypes
+import fcntl
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -128,6 +129,23 @@ def synchronised() -> bool:
     """Return whether the kernel's clock is disciplined by a time service (adjtimex(2))."""
     state: int = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
     return 0 <= state < _TIME_ERROR
+
+
+def booted_by_systemd() -> bool:
+    """Say whether systemd is process 1, as sd_booted(3) does."""
+    return Path("/run/systemd/system").is_dir()
+
+
+def is_held(lock: Path) -> bool:
+    """Say whether a process holds the lock of a state directory: the daemon runs."""
+    try:
+        with lock.open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def room_at(path: Path) -> Room:

@@ -17,7 +17,9 @@ import structlog
 import uvloop
 
 from common import log as logs
+from common.checkup import checkup, table
 from common.clock import system_clock
+from common.codec import to_json
 from common.errors import Conflict, SkerryError, Temporary
 from common.faults import Faults
 from common.ids import new_id
@@ -26,6 +28,7 @@ from controller import bootstrap, config
 from controller.api.app import Parts, make_app
 from controller.api.relay import PREFIX, Relay, only_controllers
 from controller.config import Config, split_listen
+from controller.doctor import examine, unreadable
 from controller.fleet.auditor import Auditor
 from controller.fleet.crew import Crew
 from controller.fleet.hosts import ALONE, Hosts
@@ -38,6 +41,7 @@ from controller.loop.loop import Loop
 from controller.metrics.history import History
 from controller.metrics.shelf import Keep
 from controller.pki.authority import Authority
+from controller.sight import look
 from controller.store.blobs import Blobs
 from controller.store.opening import open_store
 from controller.store.rows import Controller
@@ -65,6 +69,9 @@ def main(context: click.Context, path: str) -> None:
       skerry-controller token --name root
       skerry-controller run
     """
+    if context.invoked_subcommand == "doctor":
+        context.obj = Path(path)  # what is wrong with it is a finding
+        return
     with _told():
         context.obj = config.load(Path(path))
     logs.configure(level=context.obj.log.level)
@@ -119,6 +126,22 @@ def restored_command(settings: Config) -> None:
 
     with _told(), _only_one(settings):
         click.echo(f"restored: hosts take this database's word from now on (epoch {asyncio.run(begin())})")
+
+
+@main.command("doctor")
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.pass_obj
+def doctor_command(path: Path, output: str) -> None:
+    """Check this machine, the configuration, database and certificates, and say for each failure what to do.
+
+    Changes nothing; the controller may run or not. Exits with 1 where a check failed.
+    """
+    try:
+        found = checkup(examine(asyncio.run(look(config.load(path)))))
+    except SkerryError as err:
+        found = checkup(unreadable(err.detail, err.fix))
+    click.echo(to_json(found).decode() if output == "json" else table(found))
+    sys.exit(0 if found.healthy else 1)
 
 
 @main.command("run")

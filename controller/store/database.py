@@ -1,12 +1,14 @@
 """Opening the database: SQLite by default, PostgreSQL by a URL; brought to the newest schema by Alembic."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
 from common.errors import Invalid, Temporary
 
@@ -62,6 +64,47 @@ def _open_postgresql(url: str) -> Engine:
             "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
         },
     )
+
+
+class Schema(NamedTuple):
+    """Which revision a database has."""
+
+    revision: str | None
+    """None: no tables were made yet."""
+    newest: str
+    known: bool
+    """Whether this release knows that revision, or there is none."""
+
+
+def schema_at(url: str) -> Schema:
+    """Look which revision the database at a URL has. Makes nothing.
+
+    Raises Invalid for a URL of no known database, Temporary where it can't be opened.
+    """
+    script = ScriptDirectory(str(MIGRATIONS))
+    newest = script.get_current_head() or ""
+    file = make_url(url).database if url.startswith("sqlite") else None
+    if file and not Path(file).exists():
+        return Schema(None, newest, known=True)
+    engine = open_database(url)
+    try:
+        with engine.connect() as connection:
+            revision = MigrationContext.configure(connection).get_current_revision()
+    except DatabaseError as err:
+        raise Temporary(f"it can't be opened: {str(err.orig).strip()}") from err
+    finally:
+        engine.dispose()
+    return Schema(
+        revision, newest, known=revision is None or revision in {one.revision for one in script.walk_revisions()}
+    )
+
+
+def shown_url(url: str) -> str:
+    """Return a database's URL as people may see it: without a password."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return url.partition(":")[0]
 
 
 def is_shared(engine: Engine) -> bool:
