@@ -18,8 +18,14 @@ Build = Callable[[AnyKind, Extra], click.Command]
 
 
 def commands_of(kind: AnyKind) -> list[click.Command]:
-    """Return the commands of a kind's extras. Raises KeyError for an extra that has none."""
-    return [EXTRAS[kind.name, extra.name](kind, extra) for extra in kind.extras]
+    """Return the commands of a kind's extras, and those composed of several calls.
+
+    Raises KeyError for an extra that has none.
+    """
+    return [
+        *(EXTRAS[kind.name, extra.name](kind, extra) for extra in kind.extras),
+        *(build(kind) for build in COMPOSED.get(kind.name, ())),
+    ]
 
 
 def _params(kind: AnyKind) -> list[click.Parameter]:
@@ -116,6 +122,49 @@ def host_repair(kind: AnyKind, extra: Extra) -> click.Command:
         "owns is left alone. Exits 1 where differences stay.\n\n"
         + examples("skerry audit repair h1 --dry-run", "skerry audit repair h1 --wait"),
         params=[*_params(kind), *wait_options(), dry_run_option()],
+    )
+
+
+def host_drain(kind: AnyKind) -> click.Command:
+    """Return `skerry host drain NAME`."""
+
+    def run(name: str, stop_vms: bool, dry_run: bool, wait: bool, timeout: float) -> None:
+        from controller.cli.leaving import drain  # noqa: PLC0415
+
+        wait_s = timeout if wait else 0.0
+        talk(lambda client: drain(client, kind, name, stop_vms=stop_vms, dry_run=dry_run, wait_s=wait_s))
+
+    short = "Close it to new machines, and stop those on it if you say so."
+    stop = click.Option(["--stop-vms"], is_flag=True, help="Stop the machines that run on it; they stay on it, off.")
+    return click.Command(
+        "drain",
+        callback=run,
+        short_help=short,
+        help=f"{short} Prints what becomes of each machine on it first. No machine is stopped without --stop-vms: exit "
+        "4 says which run on.\n\n" + examples("skerry host drain h1 --dry-run", "skerry host drain h1 --stop-vms"),
+        params=[name_argument(kind), stop, *wait_options(wait=True), dry_run_option(), *common_options(kind)],
+    )
+
+
+def host_remove(kind: AnyKind) -> click.Command:
+    """Return `skerry host remove NAME`."""
+
+    def run(name: str, force: bool, dry_run: bool, wait: bool, timeout: float) -> None:
+        from controller.cli.leaving import remove  # noqa: PLC0415
+
+        wait_s = timeout if wait else 0.0
+        talk(lambda client: remove(client, kind, name, force=force, dry_run=dry_run, wait_s=wait_s))
+
+    short = "Take a host out of the cloud, once nothing is on it any more."
+    lost = click.Option(["--force"], is_flag=True, help="It is lost: give up the machines and disks that were on it.")
+    return click.Command(
+        "remove",
+        callback=run,
+        short_help=short,
+        help=f"{short} Where machines or disks are on it they are listed, and it is refused; --force deletes them with "
+        "it, and is refused for a host that answers. From then on its certificate opens nothing.\n\n"
+        + examples("skerry host remove h1", "skerry host remove h1 --force --dry-run"),
+        params=[name_argument(kind), lost, *wait_options(wait=True), dry_run_option(), *common_options(kind)],
     )
 
 
@@ -301,6 +350,9 @@ EXTRAS: dict[tuple[str, str], Build] = {
     ("vm", "why"): vm_why,
 }
 """Which extra is which command."""
+
+COMPOSED: dict[str, tuple[Callable[[AnyKind], click.Command], ...]] = {"host": (host_drain, host_remove)}
+"""What is one command and several calls of the API."""
 
 
 def alias(kind: str, extra: str) -> click.Command:

@@ -219,7 +219,7 @@ def set_command(kind: AnyKind) -> click.Command:
                 body = _change_of(one, spec, label)
                 await rehearse(client, "PATCH", client.path(kind, name), body=body, etag=etag)
                 return
-            accepted = await _set(client, kind, name, spec, label)
+            accepted = await change_spec(client, kind, name, spec, label)
             await settled(client, kind, accepted, wait=wait, timeout_s=timeout)
 
         talk(work)
@@ -245,9 +245,10 @@ def set_command(kind: AnyKind) -> click.Command:
     )
 
 
-async def _set(
-    client: "Client", kind: AnyKind, name: str, spec: dict[str, Any], label: tuple[tuple[str, str | None], ...]
+async def change_spec(
+    client: "Client", kind: AnyKind, name: str, spec: dict[str, Any], label: tuple[tuple[str, str | None], ...] = ()
 ) -> "Accepted":
+    """Change only these fields and labels of a thing, whoever else changes others meanwhile."""
     from controller.cli.failures import Refused  # noqa: PLC0415
 
     for left in reversed(range(CHANGE_TRIES)):
