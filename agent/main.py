@@ -23,7 +23,7 @@ from agent.config import Config
 from agent.console import Consoles
 from agent.dial import Dialer
 from agent.doctor import examine
-from agent.drivers import machine
+from agent.drivers import machine, service
 from agent.drivers.images import ImageCache
 from agent.drivers.libvirt import Libvirt
 from agent.host import CachedInventory, Documents, HostOrders
@@ -77,11 +77,14 @@ def main(context: click.Context, config_path: Path) -> None:
 @click.option("--force", is_flag=True, help="Join anew, in place of an earlier join.")
 @click.pass_obj
 def join(config: Config, url: str, token: str, *, force: bool) -> None:
-    """Join the controller at URL with a one-time TOKEN (`-`: read it from standard input)."""
+    """Join the controller at URL with a one-time TOKEN (`-`: read it from standard input), and start the service."""
     with _errors_in_words():
         text = sys.stdin.readline() if token == "-" else token  # noqa: S105 - a dash
         identity = uvloop.run(joining.join(url, text, config.identity_path, force=force))
-    click.echo(f"joined {identity.url} as {identity.name} ({identity.host})")
+        click.echo(f"joined {identity.url} as {identity.name} ({identity.host})")
+        if config == configuration.load(configuration.DEFAULT_PATH) and uvloop.run(service.is_installed()):
+            uvloop.run(service.restart())
+            click.echo(f"{service.UNIT} runs")
 
 
 @main.command()

@@ -5,9 +5,13 @@ The unit's mounts are its own (a read-only system, a private /tmp), and so is it
 
 from pathlib import Path
 
+from common.checkup import booted_by_systemd
+from common.run import CommandFailed, run
+
 UNIT = "skerry-agent.service"
 GUESTS_SLICE = "skerry-guests.slice"
 CGROUP = Path("/proc/self/cgroup")
+_STARTS_S = 120.0
 
 
 def is_unit(cgroup: Path = CGROUP) -> bool:
@@ -30,3 +34,24 @@ def outliving(what: str, cgroup: Path = CGROUP) -> tuple[str, ...]:
 def among_the_hosts_mounts(cgroup: Path = CGROUP) -> tuple[str, ...]:
     """Return the words before a command that mounts for the whole host. The agent sees such mounts too."""
     return ("nsenter", "--mount=/proc/1/ns/mnt", "--") if is_unit(cgroup) else ()
+
+
+async def is_installed() -> bool:
+    """Say whether systemd runs here and has the unit."""
+    if not booted_by_systemd():
+        return False
+    try:
+        await run(["systemctl", "cat", UNIT])
+    except CommandFailed:
+        return False
+    return True
+
+
+async def restart() -> None:
+    """Have the unit started, or started anew, and return when it is ready. Raises CommandFailed."""
+    await run(["systemctl", "restart", UNIT], timeout_s=_STARTS_S)
+
+
+async def disable() -> None:
+    """Have the unit stopped, and not started at the next boot. Raises CommandFailed."""
+    await run(["systemctl", "disable", "--now", UNIT], timeout_s=_STARTS_S)
