@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
+from msgspec.structs import asdict, replace
 
 from common.codec import to_json
 from common.ids import Id, RequestId
@@ -110,18 +111,23 @@ class WhoAmI(msgspec.Struct, frozen=True, kw_only=True):
     """Where hosts join, for those who may make hosts; else empty."""
 
 
-def resource_view(row: AnyResource, seen: WorkingSet, caller: Caller) -> dict[str, Any]:
+def resource_view(row: AnyResource, seen: WorkingSet, caller: Caller) -> AnyResource:
     """Return a resource as JSON shows it: every field, also those of the status that have their default, but what is
-    private only to those who may change the thing; and next to nothing to those who may do something to it unread."""
-    shown = msgspec.structs.asdict(row) | {"status": msgspec.structs.asdict(row.status)}
+    private only to those who may change the thing; and next to nothing to those who may do something to it unread.
+
+    Its status, and where something is private its spec, are mappings here: it is for an encoder and nobody else.
+    """
     subject = subject_of(row, seen)
     if not caller.may(f"{row.kind}.read", subject):
-        return shown | {"spec": {}, "labels": {}, "status": {"state": row.status.state}}
+        return replace(row, spec={}, labels={}, status={"state": row.status.state})
     spec, status = _private(row.kind)
-    if (spec or status) and not caller.may(f"{row.kind}.change", subject):
-        shown["spec"] = {name: value for name, value in msgspec.structs.asdict(row.spec).items() if name not in spec}
-        shown["status"] = {name: value for name, value in shown["status"].items() if name not in status}
-    return shown
+    if not (spec or status) or caller.may(f"{row.kind}.change", subject):
+        return replace(row, status=asdict(row.status))
+    return replace(
+        row,
+        spec={name: value for name, value in asdict(row.spec).items() if name not in spec},
+        status={name: value for name, value in asdict(row.status).items() if name not in status},
+    )
 
 
 @cache

@@ -530,10 +530,10 @@ def spec_told(row: AnyResource) -> bytes:
 
 def references(row: AnyResource) -> tuple[Id, ...]:
     """Return the ids that a resource's spec refers to."""
-    found: list[Id] = []
+    spec, found = row.spec, list[Id]()
     for field in reference_fields(row.kind):
-        value = getattr(row.spec, field)
-        found += [Id(value)] if isinstance(value, str) and value else [Id(one) for one in value or ()]
+        if value := getattr(spec, field):
+            found += (Id(value),) if isinstance(value, str) else value
     return tuple(found)
 
 
