@@ -28,10 +28,16 @@ BUDGET_P99_MS = 5.0
 AT_ONCE = 64
 PLACEMENTS = 20_000
 PACED_S = 4.0
+TICK_S = 0.001
+"""The shortest that uvloop sleeps: with less it takes turns without end, and the writer's thread waits for the core."""
+FLOOR_S = 1.0
+LOG_BYTES, COMMIT_BYTES = 4 << 20, 40 << 10
+"""As large as SQLite's log, and as what a commit adds to it."""
 BIG_HOST = HostInventory(
     cpu_model="bench", cpu_flags=(), cpu_threads=64, memory_mib=1 << 20, disk_gib=100_000, nics=(), capabilities=(),
     virtualisation="kvm", kernel="6.1", boot_id="bench", vtep="10.0.0.1", underlay_mtu=1500,
 )  # fmt: skip
+FOLDER = Path(__file__).parents[2] / "build" / "bench"
 Size = tuple[int, int, int]
 SIZES: tuple[Size, ...] = ((1, 512, 10), (2, 2048, 20), (4, 8192, 40))
 
@@ -46,7 +52,11 @@ async def measure(hosts: int) -> list[Figure]:
             inventory = Inventory(store.seen)
             await with_hosts(store, inventory, hosts)
             sizes = arrivals()
-            return [*await _flat_out(store, inventory, hosts, sizes), await _paced(store, inventory, hosts, sizes)]
+            return [
+                *await _flat_out(store, inventory, hosts, sizes),
+                await _paced(store, inventory, hosts, sizes),
+                _disk_alone(),
+            ]
 
 
 @contextmanager
@@ -63,9 +73,8 @@ def one_core() -> Iterator[None]:
 @asynccontextmanager
 async def disk_store() -> AsyncIterator[Store]:
     """Give a store on a real disk: on a tmpfs an fsync costs nothing."""
-    parent = Path(__file__).parents[2] / "build" / "bench"
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="skerry-bench-", dir=parent) as folder:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="skerry-bench-", dir=FOLDER) as folder:
         async with opened(Path(folder) / "books.db") as store:
             yield store
 
@@ -130,10 +139,27 @@ async def _paced(store: Store, inventory: Inventory, hosts: int, sizes: Iterator
             for size in islice(sizes, due - asked):
                 group.create_task(one(began + asked / rate, size))
                 asked += 1
-            await asyncio.sleep(0.0005)
+            await asyncio.sleep(TICK_S)
     return Figure(
         name=f"  one of them, {rate:,.0f}/s asked, p99", figure=percentile(took_ms, 0.99), unit="ms",
         budget=BUDGET_P99_MS, beside="p50", beside_figure=percentile(took_ms, 0.5),
+    )  # fmt: skip
+
+
+def _disk_alone() -> Figure:
+    """Write a commit's bytes again and again into a file that is there, each time until they are on the disk."""
+    took_ms = list[float]()
+    with tempfile.TemporaryFile(dir=FOLDER) as file:
+        os.pwrite(file.fileno(), bytes(LOG_BYTES), 0)
+        os.fsync(file.fileno())
+        until = time.perf_counter() + FLOOR_S
+        while (began := time.perf_counter()) < until:
+            os.pwrite(file.fileno(), bytes(COMMIT_BYTES), len(took_ms) * COMMIT_BYTES % LOG_BYTES)
+            os.fdatasync(file.fileno())
+            took_ms.append((time.perf_counter() - began) * 1000)
+    return Figure(
+        name="  the disk alone: one write of 40 KiB and its fdatasync, p99", figure=percentile(took_ms, 0.99),
+        unit="ms", beside="p50", beside_figure=percentile(took_ms, 0.5),
     )  # fmt: skip
 
 
