@@ -13,7 +13,7 @@ export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up down stop start status shell setup packages venv guest debs test lab-test bench check docs fmt clean
+.PHONY: help up down stop start status shell setup packages venv guest debs lab lab-down lab-box test lab-test bench check docs fmt clean
 
 help: ## say what there is
 	@echo "make TARGET [NAME=lab] [HOSTS=n] [HOST=h1]"
@@ -50,6 +50,15 @@ venv: packages ## make .venv from requirements.lock
 
 guest: setup ## make the guest image build/guest/tiny.tar
 	@$(LAB) guest
+
+lab: setup ## bring up real hosts with Vagrant: a controller and HOSTS machines (2) with systemd, KVM and LVM
+	@$(LAB) metal-up --hosts $(if $(filter command% environment%,$(origin HOSTS)),$(HOSTS),2)
+
+lab-down: setup ## remove them without a trace; the box stays in build/
+	@$(LAB) metal-down
+
+lab-box: setup ## make the Debian disk of the real hosts in build/box
+	@$(LAB) box
 
 debs: venv ## make Skerry's own Debian packages in build/packages (REVISION=2 for a newer build)
 	@echo "debs: wheel and Debian packages"

@@ -1,4 +1,4 @@
-"""`python -P -m lab up|down|stop|start|status|guest|shell`: what the Makefile's targets run, with words for people."""
+"""`python -P -m lab VERB`: what the Makefile's targets run, with words for people."""
 
 import argparse
 import os
@@ -7,11 +7,14 @@ import time
 from pathlib import Path
 
 from common.errors import NotFound, SkerryError, Temporary
+from lab.box import box
 from lab.cloud import IMAGE, KEYPAIR, PROJECT, SIZE, Lab, told
 from lab.guest import tiny
 from lab.layout import ROOT
+from lab.metal import Metal
 from lab.processes import alive
 
+VERBS = ("up", "down", "stop", "start", "status", "guest", "shell", "box", "metal-up", "metal-down")
 HELLO = "hello"
 _BOOT_S = 90.0
 _BOOT_MARK = "skerry-tiny: Linux"
@@ -117,7 +120,7 @@ def shell(name: str, host: str) -> None:
 def main() -> int:
     """Do what the words say; errors are told without a traceback."""
     parser = argparse.ArgumentParser(prog="lab", description=__doc__)
-    parser.add_argument("verb", choices=["up", "down", "stop", "start", "status", "guest", "shell"])
+    parser.add_argument("verb", choices=VERBS)
     parser.add_argument("--name", default="default", help="the lab's name; several may run side by side")
     parser.add_argument("--hosts", type=int, default=1, help="how many hosts to bring up at least")
     parser.add_argument("--host", default="h1", help="the host in which to open a shell")
@@ -152,6 +155,12 @@ def _do(verb: str, name: str, hosts: int, host: str) -> None:
             print(tiny(Path(ROOT) / "build" / "guest"))
         case "shell":
             shell(name, host)
+        case "box":
+            print(box(Path(ROOT) / "build" / "box").disk)
+        case "metal-up":
+            Metal(say=Progress()).up(hosts)
+        case "metal-down":
+            Metal(say=Progress()).down()
         case _:
             raise NotFound(f"there is no verb {verb}")
 

@@ -2,8 +2,10 @@
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import Timer
 
 from common.run import CommandFailed
 
@@ -41,6 +43,36 @@ def run(
     if done.returncode != 0:
         raise CommandFailed(argv, done.returncode, done.stderr or done.stdout)
     return done.stdout
+
+
+def watch(
+    argv: Sequence[str],
+    say: Callable[[str], None],
+    *,
+    timeout_s: float,
+    folder: Path | None = None,
+) -> None:
+    """Run a command to its end and say each line that it prints, as it comes. Raises CommandFailed as `run` does."""
+    words: deque[str] = deque(maxlen=20)
+    with subprocess.Popen(
+        list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder
+    ) as process:
+        late = Timer(timeout_s, process.kill)
+        late.start()
+        try:
+            assert process.stdout is not None
+            for raw in process.stdout:
+                # A progress line is written over and over: the last word of it counts.
+                line = raw.decode(errors="replace").rstrip().rpartition("\r")[2]
+                words.append(line)
+                say(line)
+        except BaseException:
+            process.terminate()
+            raise
+        finally:
+            late.cancel()
+    if process.returncode != 0:
+        raise CommandFailed(argv, process.returncode, "\n".join(words))
 
 
 def start(argv: Sequence[str], *, log: Path, env: Mapping[str, str]) -> None:

@@ -1,0 +1,159 @@
+"""The lab of real hosts: machines that Vagrant brings up on libvirt, with Skerry's packages under systemd in each.
+
+Where the machine has a libvirtd under systemd, that one is used; else one inside a namespace host, which goes with it.
+"""
+
+import shutil
+import tarfile
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import msgspec
+
+from lab.box import CMDLINE, SIZE_GIB, Box, box
+from lab.cloud import Lab, Say, silence
+from lab.commands import run, succeeds, watch
+from lab.host import Host
+from lab.layout import ROOT
+from lab.underlay import ensure_underlay
+
+CONTROLLER = "controller"
+POOL = "default"
+_UP_S = 1800.0
+_OURS = "skerry-lab-"
+
+
+class Note(msgspec.Struct, frozen=True, kw_only=True):
+    """What the Vagrantfile is told."""
+
+    hosts: int
+    box: str
+    kernel: str
+    initrd: str
+    cmdline: str = CMDLINE
+
+
+class Metal:
+    """The lab, up or not. There is one of a checkout, and one of a machine's libvirtd."""
+
+    def __init__(self, *, root: Path = ROOT, say: Say = silence) -> None:
+        self.root = root
+        self.folder = root / "build" / "metal"
+        self.note = self.folder / "lab.json"
+        self._say = say
+        self._site = Lab("metal", root=root)
+        self._host = Host(self._site.layout, "h1")
+        self._own = not _has_libvirtd()
+
+    def up(self, hosts: int = 2) -> None:
+        """Bring up a controller and so many hosts that have joined it. Whatever is up already stays."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        found = box(self.root / "build" / "box")
+        self._say(f"the box is in {found.disk.parent}")
+        run(["sh", str(self.root / "systemd" / "packages" / "build.sh")], timeout_s=600)
+        self._say("Skerry's packages are in build/packages")
+        self._ensure_site()
+        name = f"{_OURS}{found.disk.parent.name}"
+        kernel, initrd = self._ensure_uploaded(found.kernel), self._ensure_uploaded(found.initrd)
+        self.note.write_bytes(msgspec.json.encode(Note(hosts=hosts, box=name, kernel=kernel, initrd=initrd)))
+        self._ensure_added(name, found)
+        # Vagrant takes a machine for provisioned whose provisioning was cut short.
+        whole = self.folder / "whole"
+        again = [] if whole.exists() else ["--provision"]
+        self.vagrant("up", "--provider=libvirt", *again, timeout_s=_UP_S)
+        whole.touch()
+        self._say(f"a controller and {hosts} hosts are up")
+
+    def down(self) -> None:
+        """Remove machines, disks, networks, box, and a libvirtd that was for them only. In any condition, and twice."""
+        if self._own:
+            self._site.down()
+        else:
+            self._clear_libvirt()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def vagrant(self, *words: str, timeout_s: float = 120) -> None:
+        """Run Vagrant and say what it says. Raises CommandFailed."""
+        watch(self.line(["vagrant", *words]), self._say, timeout_s=timeout_s, folder=self.root / "vagrant")
+
+    def run(self, machine: str, script: str, *, timeout_s: float = 120) -> str:
+        """Run shell lines as root on a machine, up to the first that fails; return what they printed."""
+        words = ["vagrant", "ssh", machine, "--no-tty", "--command", f"sudo sh -eu <<'END'\n{script}\nEND"]
+        return run(self.line(words), timeout_s=timeout_s, folder=self.root / "vagrant")
+
+    def virsh(self, *words: str, timeout_s: float = 60) -> str:
+        """Ask the libvirtd under the machines. A machine's domain is `skerry-lab-NAME`."""
+        return run(self.line(["virsh", "-q", "-c", "qemu:///system", *words]), timeout_s=timeout_s)
+
+    def line(self, argv: Sequence[str]) -> list[str]:
+        """Return the words that run a command where the machines' libvirtd is."""
+        settings = {
+            "VAGRANT_HOME": str(self.folder / "home"),
+            "VAGRANT_DOTFILE_PATH": str(self.folder / "machines"),
+            "VAGRANT_DEFAULT_PROVIDER": "libvirt",
+            "VAGRANT_NO_PARALLEL": "1",
+            "VAGRANT_CHECKPOINT_DISABLE": "1",
+            "VAGRANT_CWD": str(self.root / "vagrant"),
+        }
+        words = ["env", *(f"{key}={value}" for key, value in settings.items()), *argv]
+        return self._host.line(words) if self._own else words
+
+    def _ensure_site(self) -> None:
+        """Have a libvirtd with a pool for disks."""
+        run(["sh", str(ROOT / "lab" / "packages.sh"), str(ROOT / "lab" / "packages-vagrant.txt")], timeout_s=600)
+        if self._own:
+            ensure_underlay(self._host.layout)
+            self._host.plug_in(agent=False)
+            self._say(f"a libvirtd of the lab's own runs in namespace {self._host.namespace}")
+        if POOL in self.virsh("pool-list", "--all", "--name").split():
+            return
+        self.virsh("pool-define-as", POOL, "dir", "--target", "/var/lib/libvirt/images")
+        self.virsh("pool-build", POOL)
+        self.virsh("pool-start", POOL)
+
+    def _ensure_added(self, name: str, found: Box) -> None:
+        """Make a Vagrant box of the disk and add it under a name."""
+        if name in run(self.line(["vagrant", "box", "list"]), timeout_s=60, folder=self.folder):
+            return
+        file = self.folder / "vagrant.box"
+        metadata = {"provider": "libvirt", "format": "qcow2", "virtual_size": SIZE_GIB}
+        with tarfile.open(file, "w") as tar:
+            tar.add(found.disk, "box.img")
+            for path, text in (("metadata.json", msgspec.json.encode(metadata)), ("Vagrantfile", b"")):
+                member = tarfile.TarInfo(path)
+                member.size = len(text)
+                tar.addfile(member, BytesIO(text))
+        run(self.line(["vagrant", "box", "add", "--name", name, str(file)]), timeout_s=300, folder=self.folder)
+        file.unlink()
+        self._say(f"Vagrant has the box {name}")
+
+    def _ensure_uploaded(self, file: Path) -> str:
+        """Put a file where QEMU may read it whoever owns this checkout; return its path there."""
+        volume = f"{_OURS}{file.parent.name}-{file.name}"
+        if volume not in self.virsh("vol-list", POOL).split():
+            self.virsh("vol-create-as", POOL, volume, str(file.stat().st_size), "--format", "raw")
+            self.virsh("vol-upload", volume, str(file), "--pool", POOL)
+        return self.virsh("vol-path", volume, "--pool", POOL).strip()
+
+    def _clear_libvirt(self) -> None:
+        """Remove from a libvirtd that is not ours whatever bears the lab's name."""
+        running = self._named("list", "--name")
+        for domain in self._named("list", "--all", "--name"):
+            if domain in running:
+                self.virsh("destroy", domain)
+            self.virsh("undefine", domain)
+        for network in self._named("net-list", "--all", "--name"):
+            succeeds(self.line(["virsh", "-q", "-c", "qemu:///system", "net-destroy", network]))
+            self.virsh("net-undefine", network)
+        for volume in self._named("vol-list", POOL):
+            self.virsh("vol-delete", volume, "--pool", POOL)
+
+    def _named(self, *words: str) -> list[str]:
+        return [word for word in self.virsh(*words).split() if word.startswith(_OURS)]
+
+
+def _has_libvirtd() -> bool:
+    """Tell whether this machine has a libvirtd that a service manager looks after; without one it is no use."""
+    managed = Path("/run/systemd/system").is_dir()
+    return managed and succeeds(["virsh", "-q", "-c", "qemu:///system", "version"])
