@@ -14,7 +14,7 @@ from common.errors import SkerryError
 from common.faults import Died
 from sim.process import Agent, Controller
 from sim.world import RESTART_S, Hook, Lost, Node, World
-from tests.crew.sharing import SharingController
+from tests.crew.sharing import Newest, SharingController
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,6 +44,7 @@ class CrewWorld(World):
         self.at: dict[str, str] = {}
         """Machine -> the controller that it is connected to, or was last."""
         self.asked = 0
+        self._newest = Newest()
 
     def close(self) -> None:
         """End the world."""
@@ -134,6 +135,7 @@ class CrewWorld(World):
                 self._lives += 1
                 self.controllers[name] = SharingController(
                     self._engine,
+                    self._newest,
                     self._authority,
                     clock=self.controllers_clock,
                     timer=self.clock,

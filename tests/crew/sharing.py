@@ -26,11 +26,18 @@ from sim.process import Controller, SimAuthority
 R = TypeVar("R")
 
 
+class Newest:
+    """What a database tells all that share it, as a notification would: the number of the newest commit."""
+
+    seq = 0
+
+
 class InlineSharedWriter:
     """What `SharedWriter` does, at once and in the caller's thread, where one thing happens at a time anyway."""
 
-    def __init__(self, engine: Engine, clock: Clock, feed: Feed, faults: Faults) -> None:
+    def __init__(self, engine: Engine, newest: Newest, clock: Clock, feed: Feed, faults: Faults) -> None:
         self._connection = engine.connect()
+        self._newest = newest
         self._clock = clock
         self._feed = feed
         self._faults = faults
@@ -58,6 +65,8 @@ class InlineSharedWriter:
                 own = Commit(seq=changes.head(self._connection) + 1, mark="", changes=tx.changes, poked=tx.poked)
                 changes.append(self._connection, own, tx.now)
             self._faults.reached("store.commit")
+        if own:
+            self._newest.seq = own.seq
         self._faults.reached("store.committed")
         if own:
             self._cursor = own.seq if self._cursor is not None else None
@@ -79,8 +88,7 @@ class InlineSharedWriter:
 
     def behind(self) -> bool:
         """Say whether others committed what was not read yet."""
-        with self._connection.begin():
-            return not self.cut_off and self._cursor is not None and changes.head(self._connection) > self._cursor
+        return not self.cut_off and self._cursor is not None and self._newest.seq > self._cursor
 
     async def catch_up(self) -> None:
         """Read what others committed."""
@@ -111,6 +119,7 @@ class SharingController(Controller):
     def __init__(
         self,
         engine: Engine,
+        newest: Newest,
         authority: SimAuthority,
         *,
         clock: Clock,
@@ -120,7 +129,7 @@ class SharingController(Controller):
         name: str,
     ) -> None:
         self.feed = Feed()
-        self.writer = InlineSharedWriter(engine, clock, self.feed, faults)
+        self.writer = InlineSharedWriter(engine, newest, clock, self.feed, faults)
         self.store = Store(self.writer, self.feed, shared=True)
         self.name = name
         self.sessions = Sessions()

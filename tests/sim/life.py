@@ -33,7 +33,7 @@ PROJECTS = ("shop", "lab")
 SIZES = {"small": (1, 512, 10), "big": (6, 4096, 40)}
 VMS = ("web", "db", "mail", "cache")
 HOSTS = ("h0", "h1", "h2")
-CREWS = 4
+CREWS = 16
 """One life of so many has two controllers."""
 THINGS: dict[str, tuple[str, str, dict[str, object]]] = {
     "lab": ("project", "lab", {}),
