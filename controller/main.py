@@ -175,7 +175,7 @@ def _crew(store: Store, sessions: Sessions, loop: Loop, me: str, settings: Confi
     if not store.shared:
         return None
     own = Controller(id=me, url=settings.link_url, version=VERSION, since=system_clock(), alive=True)
-    return Crew(store, own, sessions, system_clock, lambda: loop.busy)
+    return Crew(store, own, sessions, lambda: loop.busy)
 
 
 async def _run(settings: Config) -> None:

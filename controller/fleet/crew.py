@@ -6,6 +6,7 @@ and was buried by the others, is back with the hosts that stayed connected to it
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import structlog
@@ -33,20 +34,27 @@ BALANCED_AFTER_S = 20.0
 
 
 class Crew:
-    """This one of several controllers."""
+    """This one of several controllers. `timer` (monotonic seconds) is what its pauses go by: clocks may be set."""
 
     def __init__(
-        self, store: Store, me: Controller, sessions: Sessions, clock: Clock, busy: Callable[[], frozenset[Id]]
+        self,
+        store: Store,
+        me: Controller,
+        sessions: Sessions,
+        busy: Callable[[], frozenset[Id]],
+        timer: Clock = time.monotonic,
     ) -> None:
         self._store = store
         self._seen = store.seen
         self.me = me
         self._sessions = sessions
-        self._clock = clock
+        self._timer = timer
         self._busy = busy
         self._steady_since: float | None = None
         """Since when every beat got through in time; None: the last one did not."""
-        self._beaten_at = clock()
+        self._beaten_at = timer()
+        self._known: dict[str, float] = {}
+        """Another controller that lives -> since when this one knows."""
 
     @property
     def others(self) -> tuple[Controller, ...]:
@@ -78,12 +86,12 @@ class Crew:
 
     async def run(self) -> None:
         """Beat until cancelled; then leave everything to the others at once."""
-        pruned_at = self._clock()
+        pruned_at = self._timer()
         try:
             while True:
                 await self.beat()
-                if self._clock() - pruned_at > PRUNE_EVERY_S:
-                    pruned_at = self._clock()
+                if self._timer() - pruned_at > PRUNE_EVERY_S:
+                    pruned_at = self._timer()
                     await self._prune()
                 await asyncio.sleep(BEAT_S)
         finally:
@@ -115,12 +123,12 @@ class Crew:
         except SkerryError as err:
             self._steady_since = None
             log.warning("beat not noted", error=err.detail)
-            if self._clock() - self._beaten_at > CUT_OFF_S:
+            if self._timer() - self._beaten_at > CUT_OFF_S:
                 self._let_go()
 
     def _is_steady(self) -> bool:
         """After a time in which nobody could beat, everybody first gets the time to."""
-        now = self._clock()
+        now = self._timer()
         late = now - self._beaten_at > ALIVE_S / 2
         self._beaten_at = now
         if late or self._steady_since is None:
@@ -143,7 +151,9 @@ class Crew:
 
     def _balance(self) -> None:
         """Send some hosts on where others have fewer: they dial another controller then. A few at a time."""
-        settled = [one for one in self.others if self._clock() - one.since > BALANCED_AFTER_S]
+        now = self._timer()
+        self._known = {one.id: self._known.get(one.id, now) for one in self.others}
+        settled = [one for one, since in self._known.items() if now - since > BALANCED_AFTER_S]
         if not settled:
             return
         links = self._seen.links()

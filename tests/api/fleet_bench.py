@@ -14,7 +14,6 @@ from link_bench import NAMES, Agent, Shelf, eventually, hello
 from agent import join
 from agent.join import Identity
 from agent.memory import open_memory
-from common.clock import system_clock
 from common.codec import to_pack
 from common.documents import VolumeDoc
 from common.faults import Faults
@@ -66,7 +65,7 @@ class World:
             listener = socket.create_server(("127.0.0.1", self.number))
             self.number = listener.getsockname()[1]
             own = Controller(id=me, url=self.url, version="test", since=self.clock(), alive=True)
-            crew = Crew(self.store, own, self.sessions, system_clock, lambda: self.loop.busy)
+            crew = Crew(self.store, own, self.sessions, lambda: self.loop.busy)
             self.hosts = Hosts(
                 self.store, self.authority, self.sessions, images=self.directory, version="test", clock=self.clock,
                 changed=self.loop.host_changed, poke=self.loop.poke, links=crew if self.store.shared else ALONE,

@@ -5,6 +5,7 @@ What a controller commits reaches the others a moment later, as a notification d
 
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -44,6 +45,7 @@ class CrewWorld(World):
         self.at: dict[str, str] = {}
         """Machine -> the controller that it is connected to, or was last."""
         self.asked = 0
+        self._ahead = dict.fromkeys(names, 0.0)
         self._newest = Newest()
 
     def close(self) -> None:
@@ -117,6 +119,13 @@ class CrewWorld(World):
                 node.session = None
                 node.wire.break_now()
 
+    def set_controllers_clock(self, name: str, seconds: float) -> None:
+        """Set the clock of one; the database's stays."""
+        self._ahead[name] += seconds
+
+    def _clock_of_controller(self, name: str) -> float:
+        return self.now + self._ahead[name]
+
     def kill_controller(self) -> None:
         """kill -9 all of them."""
         for name in self.controllers:
@@ -137,7 +146,7 @@ class CrewWorld(World):
                     self._engine,
                     self._newest,
                     self._authority,
-                    clock=self.controllers_clock,
+                    clock=partial(self._clock_of_controller, name),
                     timer=self.clock,
                     faults=self._faults(name),
                     number=self._lives,

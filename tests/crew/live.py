@@ -61,7 +61,7 @@ class LiveController(Controller):
             )
             self.sessions = Sessions()
             self.loop = Loop(self.store, system_clock, Faults(), worker=me.id)
-            self.crew = Crew(self.store, me, self.sessions, system_clock, lambda: self.loop.busy)
+            self.crew = Crew(self.store, me, self.sessions, lambda: self.loop.busy)
             self.hosts = Hosts(
                 self.store,
                 self._authority,

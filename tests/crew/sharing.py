@@ -129,7 +129,7 @@ class SharingController(Controller):
         name: str,
     ) -> None:
         self.feed = Feed()
-        self.writer = InlineSharedWriter(engine, newest, clock, self.feed, faults)
+        self.writer = InlineSharedWriter(engine, newest, timer, self.feed, faults)
         self.store = Store(self.writer, self.feed, shared=True)
         self.name = name
         self.sessions = Sessions()
@@ -152,7 +152,7 @@ class SharingController(Controller):
             alive=True,
         )
         self.loop = Loop(self.store, self._clock, self._faults, worker=me.id, timer=self._timer)
-        self.crew = Crew(self.store, me, self.sessions, self._clock, lambda: self.loop.busy)
+        self.crew = Crew(self.store, me, self.sessions, lambda: self.loop.busy, timer=self._timer)
         self.hosts = Hosts(
             self.store,
             self._authority,

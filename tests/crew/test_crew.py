@@ -137,6 +137,22 @@ def test_a_dead_controllers_lease_is_given_up(cloud: Cloud, world: CrewWorld) ->
     checks.all_running(cloud, world, 1, limit_s=12)
 
 
+@pytest.mark.parametrize("seconds", [-86400.0, 86400.0])
+def test_a_clock_that_is_set_neither_hides_who_died_nor_buries_who_lives(
+    cloud: Cloud, world: CrewWorld, seconds: float
+) -> None:
+    dies, *others = world.controllers
+    for name in others:
+        world.set_controllers_clock(name, seconds)
+    world.run(30)
+    assert [len(one.crew.others) for one in world.alive()] == [len(others)] * len(world.controllers)
+    world.kill(dies)
+    world.hold(dies, 60)
+    world.run(ALIVE_S + 10)
+    assert [len(one.crew.others) for one in world.alive()] == [len(others) - 1] * len(others)
+    checks.quiet(cloud, world)
+
+
 def test_what_is_on_a_host_goes_on_as_soon_as_the_host_is_at_another_controller(cloud: Cloud, world: CrewWorld) -> None:
     cloud.create("vm", "shop", "web", image="tiny", size="small", host="h0")
     checks.all_running(cloud, world, 1)

@@ -375,7 +375,7 @@ class Life:
     def clock_is_set(self, process: str, seconds: float) -> None:
         self.befell["clocks set"] += 1
         if process == "controller":
-            self.world.ahead_s += seconds
+            self.world.set_controllers_clock(self._process(process, self.world.random.randrange(8)), seconds)
         elif (node := self._node(process)) is not None:
             node.ahead_s += seconds
 
