@@ -12,6 +12,7 @@ from common.ids import Id
 from controller.store import tables
 from controller.store.rows import project_account
 from sim.cloud import Cloud
+from sim.machine import Machine
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -23,7 +24,6 @@ class Row(msgspec.Struct, frozen=True):
     spec: dict[str, Any]
     owner: str | None
     deleted: bool
-    made: bool
     counts: dict[str, int]
 
     @property
@@ -39,6 +39,7 @@ class Watch:
         self._protected: set[Id] = set()
         self._used: dict[tuple[str, str], int] = {}
         self._closed: dict[str, set[str]] = {}
+        self._kept: dict[Id, Machine] = {}
 
     def look(self, cloud: Cloud) -> None:
         """Look once. Raises AssertionError."""
@@ -52,13 +53,10 @@ class Watch:
                     json.loads(one.spec),
                     one.owner,
                     one.deleted_at is not None,
-                    one.observed_generation > 0,
                     json.loads(one.counts),
                 )
                 for one in connection.execute(
-                    select(
-                        r.id, r.kind, r.project, r.spec, r.owner, r.deleted_at, r.observed_generation, r.counts
-                    ).order_by(r.id)
+                    select(r.id, r.kind, r.project, r.spec, r.owner, r.deleted_at, r.counts).order_by(r.id)
                 )
             }
             books = connection.execute(select(tables.quota)).all()
@@ -66,7 +64,7 @@ class Watch:
         self._quotas_hold(rows, books)
         self._protected_stay(rows)
         self._closed_take_none(rows, placed)
-        _kept_have_their_disks(cloud, rows, placed)
+        self._kept_have_their_disks(cloud, rows, placed)
 
     def _quotas_hold(self, rows: dict[Id, Row], books: Any) -> None:
         """The books say what is there, and what is over its limit grows no more: the limit was lowered."""
@@ -109,14 +107,17 @@ class Watch:
             assert not new, f"{host} was closed, and got {new}"
         self._closed = here
 
-
-def _kept_have_their_disks(cloud: Cloud, rows: dict[Id, Row], placed: dict[Id, str]) -> None:
-    """What is deleted and kept has the disks that it had."""
-    nodes = {node.host: node for node in cloud.world.nodes.values() if node.host not in cloud.liars}
-    for row in rows.values():
-        vm = rows.get(Id(row.owner)) if row.owner else None
-        if row.kind != "volume" or not row.made or row.deleted or vm is None or not vm.kept:
-            continue
-        node = nodes.get(placed.get(vm.id, ""))  # type: ignore[call-overload]
-        gone = node is not None and not node.machine.has_disk(names.volume_file(row.id))
-        assert not gone, f"{vm.id} is kept, and its disk {row.id} is gone"
+    def _kept_have_their_disks(self, cloud: Cloud, rows: dict[Id, Row], placed: dict[Id, str]) -> None:
+        """What is deleted and kept has the disks that it had: a machine that is another one now never had them."""
+        machines = {str(node.host): node.machine for node in cloud.world.nodes.values() if node.host not in cloud.liars}
+        kept = {}
+        for row in rows.values():
+            vm = rows.get(Id(row.owner)) if row.owner else None
+            if row.kind != "volume" or row.deleted or vm is None or not vm.kept:
+                continue
+            machine, name = machines.get(placed.get(vm.id, "")), names.volume_file(row.id)
+            if machine is not None and machine.has_disk(name):
+                kept[row.id] = machine
+            elif machine is not None:
+                assert self._kept.get(row.id) is not machine, f"{vm.id} is kept, and its disk {row.id} is gone"
+        self._kept = kept
