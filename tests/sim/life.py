@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from common import names
 from common.errors import Internal, NotFound, OutOfSpace, SkerryError, Temporary
 from common.faults import Died
-from common.ids import Id
+from common.ids import HostId, Id
 from common.kinds.kind import AnyResource, kept_until
 from sim.cloud import Cloud
 from sim.lies import LIES, Lie
@@ -262,7 +262,7 @@ class Life:
 
         self._ask(ask)
 
-    @act(name=HOSTS, what=["join", "join", "cordon", "open", "delete", "burn"])
+    @act(name=HOSTS, what=["join", "join", "cordon", "drain", "open", "open", "delete", "burn"])
     def use_host(self, name: str, what: str) -> None:
         match what:
             case "join" if self._node(name) is None:
@@ -270,12 +270,23 @@ class Life:
                 self._ask(lambda: self.cloud.join(name))
             case "cordon" | "open":
                 self._ask(lambda: self.cloud.change("host", "", name, schedulable=what == "open"))
+            case "drain":
+                self._ask(lambda: self._drain(name))
             case "delete":
                 self._ask(lambda: self.cloud.delete("host", "", name))
             case "burn" if self._node(name) is not None and len(self.world.nodes) > 1:
                 self.world.remove_machine(name)
             case _:
                 pass
+
+    def _drain(self, name: str) -> None:
+        """Close a host and stop what is on it, as `skerry host drain --stop-vms` does."""
+        self.cloud.change("host", "", name, schedulable=False)
+        host = self.cloud.find("host", "", name)
+        for placement in self.cloud.seen.placed_on(HostId(host.id)):
+            vm = self.cloud.seen.get(placement.owner)
+            if vm is not None and vm.deleted_at is None and not kept_until(vm):
+                self.cloud.verb(vm.project, vm.name, "stop")
 
     # --- time and accidents -----------------------------------------------------------------------------------------
 
