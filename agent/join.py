@@ -96,6 +96,16 @@ async def vouch(identity: Identity, url: str, request: VouchRequest) -> Vouched:
         return await _posted(http, f"{url}/vouch", request, Vouched)
 
 
+async def leave(identity: Identity) -> None:
+    """Have the controller let this host go: its certificate is good no more.
+
+    Raises Conflict where something should be on it, Denied where it was let go before, Temporary.
+    """
+    async with _http(identity.context()) as http, _answer(http.post(f"{identity.url}/leave"), identity.url) as response:
+        if response.status != 204:
+            raise _told(await response.read(), response.status, identity.url)
+
+
 def load(path: Path) -> Identity:
     """Read the identity. Raises Invalid, with the way out, where there is none or it can't be used."""
     try:

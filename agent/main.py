@@ -6,7 +6,7 @@ import fcntl
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ import uvloop
 
 from agent import config as configuration
 from agent import join as joining
+from agent import leave as leaving
 from agent.attest import Vouchers
 from agent.config import Config
 from agent.console import Consoles
@@ -26,6 +27,7 @@ from agent.doctor import examine
 from agent.drivers import machine, service
 from agent.drivers.images import ImageCache
 from agent.drivers.libvirt import Libvirt
+from agent.drivers.place import Place
 from agent.host import CachedInventory, Documents, HostOrders
 from agent.inventory import find_place
 from agent.kinds.boot_watch import BootWatch
@@ -42,15 +44,17 @@ from common.checkup import checkup, table
 from common.clock import system_clock
 from common.codec import to_json
 from common.documents import Report
-from common.errors import Conflict, SkerryError
+from common.errors import Conflict, SkerryError, Temporary
 from common.faults import Faults
-from common.ids import Id
+from common.ids import HostId, Id
 from common.log import configure
 from common.sockets import feed_watchdog, notify
 
 log = structlog.get_logger(__name__)
 
 EVICT_EVERY_S = 600.0
+NOBODY = HostId(Id("host-000000000000"))
+"""The host while it is leaving: no port is this one's any more."""
 
 
 @click.group()
@@ -82,9 +86,75 @@ def join(config: Config, url: str, token: str, *, force: bool) -> None:
         text = sys.stdin.readline() if token == "-" else token  # noqa: S105 - a dash
         identity = uvloop.run(joining.join(url, text, config.identity_path, force=force))
         click.echo(f"joined {identity.url} as {identity.name} ({identity.host})")
-        if config == configuration.load(configuration.DEFAULT_PATH) and uvloop.run(service.is_installed()):
-            uvloop.run(service.restart())
+        if _is_the_units(config) and uvloop.run(service.is_installed()):
+            uvloop.run(service.begin())
             click.echo(f"{service.UNIT} runs")
+
+
+@main.command()
+@click.option("--force", is_flag=True, help="Destroy machines and disks that are here; go without the controller.")
+@click.pass_obj
+def leave(config: Config, *, force: bool) -> None:
+    """Take this machine out of its cloud: have the controller let it go, and remove all that Skerry made on it."""
+    with _errors_in_words():
+        uvloop.run(_leave(config, force=force))
+    click.echo("nothing of Skerry's is left but the packages: apt-get purge skerry-agent skerry-common")
+
+
+async def _leave(config: Config, *, force: bool) -> None:
+    identity = joining.load(config.identity_path) if await asyncio.to_thread(config.identity_path.exists) else None
+    place = await asyncio.to_thread(find_place, config.state_dir, config.pool_path)
+    async with AsyncExitStack() as stack:
+        memory = await open_memory(config.memory_path)
+        stack.push_async_callback(memory.close)
+        kinds = await _without_link(config, place, Documents(memory, NOBODY), stack)
+        if not force:
+            leaving.refuse_losing(await leaving.survey(kinds))
+    click.echo(await leaving.let_go(identity, force=force))
+    if _is_the_units(config) and await service.is_installed():
+        await service.disable()
+        click.echo(f"{service.UNIT} is off")
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_alone(config.state_dir))
+        memory = await open_memory(config.memory_path)
+        stack.push_async_callback(memory.close)
+        await leaving.clear(memory, await _without_link(config, place, Documents(memory, NOBODY), stack))
+    await asyncio.to_thread(leaving.wipe, (config.pool_path, config.run_dir, config.state_dir))
+
+
+async def _without_link(
+    config: Config, place: Place, documents: Documents, stack: AsyncExitStack
+) -> tuple[Networks, Volumes, Domains]:
+    """Return kinds that destroy as ever and make nothing: no image is fetched, nobody is told."""
+    faults = Faults()
+
+    async def no_image(digest: str, _destination: Path, _progress: Callable[[int], None]) -> None:
+        raise Temporary(f"image {digest} is not fetched: this host leaves")
+
+    hypervisor = await stack.enter_async_context(
+        Libvirt(config.libvirt.uri, on_event=lambda _vm: None, on_connected=lambda: None)
+    )
+    images = ImageCache(place.images, no_image, faults)
+    networks = Networks(
+        host_id=NOBODY,
+        underlay="",
+        run_dir=config.run_dir,
+        lookup=documents.guest_at,
+        owner_of_mac=documents.owner_of_mac,
+        faults=faults,
+    )
+    stack.push_async_callback(networks.close)
+    volumes = Volumes(place, images, hypervisor, report=lambda _report: None, clock=system_clock, faults=faults)
+    watch = BootWatch(networks, documents.address_of, place, system_clock)
+    domains = Domains(
+        place, images, hypervisor, announce=Outbox().event, clock=system_clock, faults=faults, watch=watch
+    )
+    return networks, volumes, domains
+
+
+def _is_the_units(config: Config) -> bool:
+    """Say whether a configuration is the one that the service runs with."""
+    return config == configuration.load(configuration.DEFAULT_PATH)
 
 
 @main.command()

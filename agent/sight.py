@@ -52,7 +52,7 @@ async def look(config: Config, url: str | None) -> Sight:
         controller=controller,
         identity=identity,
         clock_kept=synchronised(),
-        rooms=rooms((config.state_dir, config.pool_path, config.run_dir)),
+        rooms=rooms((config.state_dir, config.pool_path)),
         closed=closed((config.state_dir, config.pool_path)),
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         service=await _service(config.state_dir),
@@ -150,10 +150,19 @@ def _udp_sockets() -> str:
     return "".join(path.read_text() for path in paths if path.exists())
 
 
-def held_by_process(port: int, table: str) -> bool:
-    """Say whether a program's socket is on a UDP port, by the kernel's table: its own sockets have no inode."""
+def held_by_process(port: int, table: str, processes: Path = Path("/proc")) -> bool:
+    """Say whether a program's socket is on a UDP port, by the kernel's table: no process has the kernel's own open."""
     rows = (line.split() for line in table.splitlines())
-    return any(row[1].endswith(f":{port:04X}") and row[9] != "0" for row in rows if len(row) > 9 and ":" in row[1])
+    inodes = {row[9] for row in rows if len(row) > 9 and row[1].endswith(f":{port:04X}")}
+    wanted = {f"socket:[{inode}]" for inode in inodes}
+    return bool(wanted) and any(_target(fd) in wanted for fd in processes.glob("[0-9]*/fd/*"))
+
+
+def _target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except OSError:  # the process has ended, or closed it
+        return ""
 
 
 def ask(url: str, identity: Path | None) -> Controller:

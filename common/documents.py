@@ -218,3 +218,37 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     seen: AnySeen | None = None
     steps: tuple[StepTaken, ...] = ()
     """Those taken since the document came, the newest few. On the way only: no digest covers them."""
+
+
+def last_document(owner: Id) -> AnyDoc | None:
+    """Return what a tombstone carries for something of which only the id is known: its host destroys it by the id.
+
+    None where nothing is destroyed by such an id.
+    """
+    match owner.partition("-")[0]:
+        case "vm":
+            return DomainDoc(
+                id=owner,
+                name=owner,
+                project="",
+                vcpus=1,
+                memory_mib=1,
+                kernel=None,
+                volumes=(),
+                nics=(),
+                power="stopped",
+                start_generation=0,
+                boot_generation=0,
+                restart="never",
+                stop_grace_s=0,
+                nocloud=False,
+                metadata=GuestMetadata(
+                    instance_id=owner, hostname="", project="", public_keys=(), user_data="", host=""
+                ),
+            )
+        case "vol":
+            return VolumeDoc(id=owner, size_gib=1, image=None)
+        case "net":
+            return NetworkDoc(id=owner, vni=0, cidr="0.0.0.0/29", gateway="0.0.0.1", mtu=1280, domain="")
+        case _:
+            return None

@@ -70,6 +70,7 @@ def main(context: click.Context, path: str) -> None:
       skerry-controller run
     """
     if context.invoked_subcommand == "doctor":
+        logs.configure(level="warning")
         context.obj = Path(path)  # what is wrong with it is a finding
         return
     with _told():

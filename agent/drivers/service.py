@@ -47,8 +47,9 @@ async def is_installed() -> bool:
     return True
 
 
-async def restart() -> None:
-    """Have the unit started, or started anew, and return when it is ready. Raises CommandFailed."""
+async def begin() -> None:
+    """Have the unit started, or started anew, and at each boot; return when it is ready. Raises CommandFailed."""
+    await run(["systemctl", "enable", UNIT], timeout_s=_STARTS_S)
     await run(["systemctl", "restart", UNIT], timeout_s=_STARTS_S)
 
 

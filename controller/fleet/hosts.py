@@ -18,7 +18,7 @@ from common.boots import words
 from common.clock import Clock
 from common.codec import from_pack
 from common.documents import Desired, DocKey, DomainDoc, Report, VolumeDoc
-from common.errors import Denied, Invalid, NotFound, SkerryError, Temporary
+from common.errors import Conflict, Denied, Invalid, NotFound, SkerryError, Temporary
 from common.ids import HostId, Id, RequestId
 from common.joining import Enrolled, Vouched, VouchRequest, parse_join_token
 from common.kinds.kind import AnyResource
@@ -49,6 +49,7 @@ from controller.pki.authority import Authority, Signed
 from controller.pki.certificates import Machine
 from controller.store.rows import EPOCH, Change, Document, Enrolment, Event, Given, Link, Put
 from controller.store.store import Store
+from controller.store.writes import AnyWrite, PutEnrolment
 
 log = structlog.get_logger(__name__)
 
@@ -185,6 +186,23 @@ class Hosts:
             elif not is_late(self._seen, peer.host, DocKey(f"domain/{vm}")):
                 await self._lies.told(peer.host, "claim", f"asked to speak for {vm[:40]}, which is not on it")
         return Vouched(certificates=found)
+
+    async def left(self, peer: Peer) -> None:
+        """Let a host go: its certificate opens nothing any more. Raises Conflict where anything should be on it."""
+        row, enrolment = self._row(peer.host), self._seen.enrolment(peer.host)
+        wanted = {document.owner for document in self._seen.documents(peer.host) if not document.gone}
+        wanted |= {placement.owner for placement in self._seen.placed_on(peer.host)}
+        if wanted:
+            names = sorted(f"{one.kind} {one.name}" if (one := self._seen.get(owner)) else owner for owner in wanted)
+            raise Conflict(
+                f"host {row.name} should have {', '.join(names[:5])}{' and more' if len(names) > 5 else ''}",
+                fix=f"have them deleted first: skerry host drain {row.name} --dry-run lists the machines",
+            )
+        if enrolment is not None:
+            let_go = msgspec.structs.replace(
+                enrolment, join_digest="", join_expires_at=0.0, certificate_serial="", previous_serial=""
+            )
+            await self._happened(row, "left", "its agent took it out of the cloud", PutEnrolment(enrolment=let_go))
 
     def is_revoked(self, host: HostId, serial: str) -> bool:
         """Say whether this certificate is no longer let in."""
@@ -490,7 +508,9 @@ class Hosts:
         if row := self._seen.get(host):
             await self._happened(row, what, message)
 
-    async def _happened(self, row: AnyResource, what: str, message: str, actor: str = "skerry") -> None:
+    async def _happened(
+        self, row: AnyResource, what: str, message: str, *writes: AnyWrite, actor: str = "skerry"
+    ) -> None:
         await self._store.append(
             Event(
                 seq=0,
@@ -505,7 +525,8 @@ class Hosts:
                 message=message,
                 before=b"",
                 after=b"",
-            )
+            ),
+            *writes,
         )
 
 

@@ -115,6 +115,7 @@ class LinkServer:
                 web.post("/join", self._join),
                 web.post("/renew", self._renew),
                 web.post("/vouch", self._vouch),
+                web.post("/leave", self._leave),
                 web.get("/images/{hex}", self._image),
                 web.get("/link", self._link),
                 web.get("/authority/next", self._next),
@@ -146,6 +147,12 @@ class LinkServer:
         peer = self._admitted(request)
         body = from_json(await _body(request), VouchRequest, "the request")
         return web.Response(body=to_json(await self._fleet.vouch(peer, body)), content_type="application/json")
+
+    async def _leave(self, request: web.Request) -> web.Response:
+        peer = self._admitted(request)
+        await self._fleet.left(peer)
+        log.info("host left", host=peer.host, remote=request.remote)
+        return web.Response(status=204)
 
     async def _next(self, request: web.Request) -> web.Response:
         if not is_controller(_certificate(request), self._clock()):

@@ -14,7 +14,7 @@ import msgspec
 
 from common import names
 from common.codec import to_json
-from common.documents import AnyDoc, DomainDoc, GuestMetadata, NetworkDoc, PortDoc, VolumeDoc
+from common.documents import NetworkDoc, PortDoc, last_document
 from common.ids import HostId, Id, RequestId
 from controller.fleet.audit import ENTRIES, Difference, things
 from controller.store.working import WorkingSet
@@ -120,7 +120,7 @@ def _orphan(seen: WorkingSet, host: HostId, difference: Difference) -> tuple[Rep
     claim = seen.placement(owner)
     if (claim and claim.host != host) or seen.owned_documents(owner):
         return _left(difference, f"{owner} still has a claim elsewhere, or a document: look there first")
-    doc = _last_document(owner)
+    doc = last_document(owner)
     if doc is None:
         return _left(difference, f"nothing is known of how a {difference.what} is destroyed: remove it by hand")
     say = f"destroys {difference.what} {difference.name}: nothing in the books owns {owner}"
@@ -164,34 +164,3 @@ def _live_network(seen: WorkingSet, host: HostId, owner: Id) -> PutDocument | No
         if isinstance(document.doc, NetworkDoc) and document.doc.id == owner and not document.gone:
             return PutDocument(host=host, owner=document.owner, doc=document.doc)
     return None
-
-
-def _last_document(owner: Id) -> AnyDoc | None:
-    """Return what a tombstone carries for something of which only the id is known: its host destroys it by the id."""
-    match owner.partition("-")[0]:
-        case "vm":
-            return DomainDoc(
-                id=owner,
-                name=owner,
-                project="",
-                vcpus=1,
-                memory_mib=1,
-                kernel=None,
-                volumes=(),
-                nics=(),
-                power="stopped",
-                start_generation=0,
-                boot_generation=0,
-                restart="never",
-                stop_grace_s=0,
-                nocloud=False,
-                metadata=GuestMetadata(
-                    instance_id=owner, hostname="", project="", public_keys=(), user_data="", host=""
-                ),
-            )
-        case "vol":
-            return VolumeDoc(id=owner, size_gib=1, image=None)
-        case "net":
-            return NetworkDoc(id=owner, vni=0, cidr="0.0.0.0/29", gateway="0.0.0.1", mtu=1280, domain="")
-        case _:
-            return None

@@ -71,6 +71,10 @@ class Fleet(Protocol):
         """Certify a host's key for the machines that are on it."""
         ...
 
+    async def left(self, peer: Peer) -> None:
+        """Let a host go that nothing should be on any more. Raises Conflict otherwise."""
+        ...
+
     def is_revoked(self, host: HostId, serial: str) -> bool:
         """Say whether this certificate, or the host as such, is no longer let in. Asked at every connection."""
         ...

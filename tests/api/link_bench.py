@@ -24,7 +24,7 @@ from agent.memory import Memory, open_memory
 from agent.outbox import Outbox
 from common import tls
 from common.documents import Desired, DocKey, Report, VolumeDoc, key_of
-from common.errors import Denied, NotFound
+from common.errors import Conflict, Denied, NotFound
 from common.ids import HostId, Id, Revision, new_id
 from common.joining import Enrolled, JoinToken, Vouched, VouchRequest
 from common.protocol import (
@@ -113,6 +113,11 @@ class Books:
 
     async def vouch(self, peer: Peer, request: VouchRequest) -> Vouched:
         return Vouched(certificates={})
+
+    async def left(self, peer: Peer) -> None:
+        if self.desired:
+            raise Conflict(f"host h1 should have {', '.join(self.desired)}", fix="delete them")
+        self.revoked.add(peer.host)
 
     def is_revoked(self, host: HostId, serial: str) -> bool:
         return host in self.revoked

@@ -141,18 +141,25 @@ def test_versions_are_found_in_what_programs_say_of_themselves() -> None:
     assert numbers("no number") == ()
 
 
-def test_a_programs_socket_on_a_port_is_told_from_the_kernels() -> None:
+def test_a_programs_socket_on_a_port_is_told_from_the_kernels(tmp_path: Path) -> None:
+    """The kernel's own, as of a VXLAN device, has an inode like others, and no process has it open."""
     head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref\n"
-    row = "  84: 00000000:12B5 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 {} 2\n"
-    assert sight.held_by_process(4789, head + row.format(31337))
-    assert not sight.held_by_process(4789, head + row.format(0))
-    assert not sight.held_by_process(4790, head + row.format(31337))
+    row = "  84: 00000000:12B5 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 31337 2\n"
+    descriptors = tmp_path / "42" / "fd"
+    descriptors.mkdir(parents=True)
+    (descriptors / "0").symlink_to("socket:[31338]")
+    assert not sight.held_by_process(4789, head + row, tmp_path)
+    (descriptors / "1").symlink_to("socket:[31337]")
+    assert sight.held_by_process(4789, head + row, tmp_path)
+    assert not sight.held_by_process(4790, head + row, tmp_path)
 
 
 def test_a_real_socket_is_seen() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
         made.bind(("127.0.0.1", 0))
-        assert sight.held_by_process(made.getsockname()[1], Path("/proc/net/udp").read_text())
+        port, table = made.getsockname()[1], Path("/proc/net/udp").read_text()
+        assert sight.held_by_process(port, table)
+    assert not sight.held_by_process(port, table)
 
 
 def test_a_directory_that_is_closed_to_qemu_is_named(tmp_path: Path) -> None:

@@ -1,14 +1,16 @@
-"""What the agent's doctor hears from a real controller's port: that it takes this host, or why it does not."""
+"""What a host's doctor and its leaving hear from a real controller's port."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from link_bench import Bench
 
-from agent import join, sight
+from agent import join, leave, sight
 from agent.doctor import Controller
+from common.errors import Temporary
 
 
 @pytest.fixture
@@ -51,3 +53,25 @@ async def test_before_joining_only_the_way_is_tried(bench: Bench) -> None:
     found = await asked(bench, None)
     assert (found.problem, found.untrusted, found.refuses) == ("", "", "")
     assert found.skew_s is not None
+
+
+# --- leaving -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_host_that_leaves_is_let_go_and_its_certificate_opens_nothing_any_more(
+    bench: Bench, tmp_path: Path
+) -> None:
+    path = tmp_path / "id.pem"
+    identity = await join.join(bench.port.url, bench.books.token(bench.host), path)
+    assert "let h1 go" in await leave.let_go(identity, force=False)
+    assert "is revoked" in (await asked(bench, path)).refuses
+    assert "had let it go before" in await leave.let_go(identity, force=False)
+
+
+async def test_a_controller_that_is_away_is_left_without_by_force_only(bench: Bench, tmp_path: Path) -> None:
+    identity = await join.join(bench.port.url, bench.books.token(bench.host), tmp_path / "id.pem")
+    lost = msgspec.structs.replace(identity, url="https://127.0.0.1:1")
+    with pytest.raises(Temporary, match="can't be reached") as caught:
+        await leave.let_go(lost, force=False)
+    assert "skerry-agent leave --force" in caught.value.fix
+    assert "skerry host remove h1 --force" in await leave.let_go(lost, force=True)
