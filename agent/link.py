@@ -440,7 +440,10 @@ async def _words(way: Awaitable[str]) -> str:
 
 async def _next(ws: aiohttp.ClientWebSocketResponse) -> Down | str:
     """Return the next message, or in words why there is none."""
-    frame = await ws.receive()
+    try:
+        frame = await ws.receive()
+    except OSError as err:  # of the pong to a ping that came just before the connection broke
+        return f"the connection broke: {err}"
     if frame.type == WSMsgType.BINARY:
         try:
             return cast(Down, _down.decode(frame.data))

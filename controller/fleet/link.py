@@ -42,6 +42,7 @@ from common.protocol import (
 from common.tls import Peer, host_of, is_controller
 from controller.fleet.lies import Lie
 from controller.fleet.line import SEND_LIMIT_S, Line
+from controller.fleet.reading import sparing
 from controller.fleet.sessions import Fleet, Session, Sessions
 
 log = structlog.get_logger(__name__)
@@ -336,7 +337,10 @@ async def _first(ws: web.WebSocketResponse) -> Hello | _End:
 
 async def _next(ws: web.WebSocketResponse) -> Up | _End:
     """Return the next message, or in words why there is none."""
-    frame = await ws.receive()
+    try:
+        frame = await ws.receive()
+    except OSError as err:  # of the pong to a ping that came just before the connection broke
+        return _End(f"the connection broke: {err}")
     if frame.type == WSMsgType.BINARY:
         try:
             return cast(Up, _up.decode(frame.data))
@@ -434,7 +438,7 @@ async def serve(
     bound = sock or _bound(listen or ("0.0.0.0", 8443))  # noqa: S104 - hosts are other machines
     limit_s = REQUEST_LIMIT_S if context else None
     server = await asyncio.get_running_loop().create_server(
-        patience.over(runner), sock=bound, ssl=context, backlog=1024, ssl_handshake_timeout=limit_s
+        sparing(patience.over(runner)), sock=bound, ssl=context, backlog=1024, ssl_handshake_timeout=limit_s
     )
     try:
         yield runner
