@@ -18,7 +18,7 @@ class Sparing(asyncio.BufferedProtocol):
     def __init__(self, of: asyncio.Protocol) -> None:
         self._of = of
 
-    def get_buffer(self, _sizehint: int) -> memoryview:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the name is asyncio's
         """Return where to read to."""
         return _shared
 
