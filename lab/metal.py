@@ -3,6 +3,7 @@
 Where the machine has a libvirtd under systemd, that one is used; else one inside a namespace host, which goes with it.
 """
 
+import shlex
 import shutil
 import tarfile
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from common.run import CommandFailed
 from lab.box import CMDLINE, SIZE_GIB, Box, box
 from lab.cloud import Lab, Say, silence
 from lab.commands import run, succeeds, watch
@@ -41,6 +43,7 @@ class Metal:
         self.root = root
         self.folder = root / "build" / "metal"
         self.note = self.folder / "lab.json"
+        self._ssh = self.folder / "ssh-config"
         self._say = say
         self._site = Lab("metal", root=root)
         self._host = Host(self._site.layout, "h1")
@@ -62,6 +65,9 @@ class Metal:
         whole = self.folder / "whole"
         again = [] if whole.exists() else ["--provision"]
         self.vagrant("up", "--provider=libvirt", *again, timeout_s=_UP_S)
+        self._ssh.write_text(
+            run(self.line(["vagrant", "ssh-config"]), timeout_s=120) + "Host *\n  ConnectTimeout 10\n  LogLevel ERROR\n"
+        )
         whole.touch()
         self._say(f"a controller and {hosts} hosts are up")
 
@@ -79,8 +85,27 @@ class Metal:
 
     def run(self, machine: str, script: str, *, timeout_s: float = 120) -> str:
         """Run shell lines as root on a machine, up to the first that fails; return what they printed."""
-        words = ["vagrant", "ssh", machine, "--no-tty", "--command", f"sudo sh -eu <<'END'\n{script}\nEND"]
-        return run(self.line(words), timeout_s=timeout_s, folder=self.root / "vagrant")
+        words = ["ssh", "-F", str(self._ssh), machine, f"sudo sh -euc {shlex.quote(script)}"]
+        return run(self.line(words), timeout_s=timeout_s)
+
+    def put(self, machine: str, path: Path) -> None:
+        """Copy a file into the directory /tmp of a machine."""
+        run(self.line(["scp", "-q", "-F", str(self._ssh), str(path), f"{machine}:/tmp/"]), timeout_s=120)
+
+    def boot(self, machine: str) -> str:
+        """Return the number of the boot that a machine is in; empty while nobody answers there."""
+        try:
+            return self.run(machine, "cat /proc/sys/kernel/random/boot_id", timeout_s=30).strip()
+        except CommandFailed:
+            return ""
+
+    def pull_plug(self, machine: str) -> None:
+        """Cut a machine's power: it is off at once, its disks stay."""
+        self.virsh("destroy", f"{_OURS}{machine}")
+
+    def plug_in(self, machine: str) -> None:
+        """Give a machine its power back."""
+        self.virsh("start", f"{_OURS}{machine}")
 
     def virsh(self, *words: str, timeout_s: float = 60) -> str:
         """Ask the libvirtd under the machines. A machine's domain is `skerry-lab-NAME`."""
