@@ -120,7 +120,7 @@ async def test_hosts_go_to_another_controller_by_themselves(postgres_url: str, t
         await prepare(cloud)
         cloud.kill("one")
         await cloud.create("vm", "shop", "web", image="tiny", size="small")
-        await cloud.until(lambda one: _running(one) == 1, limit_s=15, what="it runs")
+        await cloud.until(lambda one: _running(one) == 1, limit_s=60, what="it runs")
         assert {host.at for host in cloud.hosts} == {"two"}
 
 
