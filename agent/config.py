@@ -44,11 +44,27 @@ class LibvirtSection(Section, frozen=True):
 
 
 class PoolSection(Section, frozen=True):
-    """Where volumes lie."""
+    """Where volumes lie: in a thin pool where a volume group is named, else in files."""
 
     path: Annotated[
         str, msgspec.Meta(description="directory for volumes, made 0711; empty: `volumes` in `state_dir`")
     ] = ""
+    volume_group: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^(?:[A-Za-z0-9_+.][A-Za-z0-9_+.-]*)?$(?!\n)",
+            max_length=100,
+            description="LVM volume group with a thin pool for volumes; empty: files in `path`",
+        ),
+    ] = ""
+    thin_pool: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^[A-Za-z0-9_+.][A-Za-z0-9_+.-]*$(?!\n)",
+            max_length=100,
+            description="the thin pool's name in that group",
+        ),
+    ] = "skerry"
 
 
 class LogSection(Section, frozen=True):

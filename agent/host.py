@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 
 from agent.console import Consoles
 from agent.drivers.place import Place
+from agent.drivers.pool import Pool
 from agent.inventory import take_inventory
 from agent.kinds.unit import AnyUnitKind, UnitKey
 from agent.link import Console
@@ -74,15 +75,16 @@ class Documents:
 class CachedInventory:
     """The host's inventory, taken anew when it is old."""
 
-    def __init__(self, place: Place, vtep: str) -> None:
+    def __init__(self, place: Place, pool: Pool, vtep: str) -> None:
         self._place = place
+        self._pool = pool
         self._vtep = vtep
         self._taken: tuple[float, Inventory] | None = None
 
     async def take(self) -> Inventory:
         """Return it. Raises Invalid where no interface has the tunnel's address."""
         if self._taken is None or time.monotonic() - self._taken[0] > INVENTORY_LASTS_S:
-            self._taken = (time.monotonic(), await take_inventory(self._place, self._vtep))
+            self._taken = (time.monotonic(), await take_inventory(self._place, self._pool, self._vtep))
         return self._taken[1]
 
 

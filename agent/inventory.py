@@ -10,6 +10,8 @@ import msgspec
 
 from agent.drivers import files, machine
 from agent.drivers.place import Place
+from agent.drivers.pool import Pool
+from agent.drivers.shown import GIB
 from common.errors import Invalid
 from common.protocol import Capability, Inventory, Nic
 from common.run import CommandFailed, run
@@ -56,7 +58,7 @@ def virtualisation(flags: Sequence[str], device: Path = Path("/dev/kvm")) -> Lit
     return "kvm" if {"svm", "vmx"} & set(flags) and os.access(device, os.R_OK | os.W_OK) else "tcg"
 
 
-def find_place(state_dir: Path, pool: Path) -> Place:
+def find_place(state_dir: Path, pool: Path, volume_group: str = "") -> Place:
     """Return where this host keeps things and how it runs machines, with the directories made."""
     pool.mkdir(parents=True, exist_ok=True)
     place = Place(
@@ -66,13 +68,14 @@ def find_place(state_dir: Path, pool: Path) -> Place:
         seeds=state_dir / "seeds",
         vouchers=state_dir / "vouchers",
         virtualisation=virtualisation(machine.cpu().flags),
-        direct_io=files.takes_direct_io(pool),
+        direct_io=bool(volume_group) or files.takes_direct_io(pool),
+        volume_group=volume_group,
     )
     place.prepare()
     return place
 
 
-async def take_inventory(place: Place, vtep: str) -> Inventory:
+async def take_inventory(place: Place, pool: Pool, vtep: str) -> Inventory:
     """Look at this host. `vtep` is the address that other hosts tunnel to.
 
     Raises Invalid where no interface has that address.
@@ -81,18 +84,20 @@ async def take_inventory(place: Place, vtep: str) -> Inventory:
     tried = await try_all()
     cpu = machine.cpu()
     kvm = Capability(name="kvm", works=place.virtualisation == "kvm", detail=_kvm_detail(place.virtualisation))
-    direct_io = Capability(name="direct-io", works=place.direct_io, detail=f"O_DIRECT in {place.volumes}")
+    lies = f"thin pool in volume group {place.volume_group}" if place.volume_group else f"files in {place.volumes}"
+    direct_io = Capability(name="direct-io", works=place.direct_io, detail=f"O_DIRECT: {lies}")
+    driver = Capability(name="pool", works=True, detail=lies)
     unshared = machine.cpu_sharing()
     sharing = Capability(name="cpu-sharing", works=not unshared, detail=unshared or "CPU weights and caps")
-    disk_gib, _ = machine.disk_gib(place.volumes)
+    use = await pool.use()
     return Inventory(
         cpu_model=cpu.model,
         cpu_flags=cpu.flags,
         cpu_threads=cpu.threads,
         memory_mib=machine.memory_mib(),
-        disk_gib=disk_gib,
+        disk_gib=use.size_bytes // GIB,
         nics=machine.nics(),
-        capabilities=tuple(sorted((kvm, direct_io, sharing, *tried), key=lambda capability: capability.name)),
+        capabilities=tuple(sorted((kvm, direct_io, driver, sharing, *tried), key=lambda capability: capability.name)),
         virtualisation=place.virtualisation,
         kernel=machine.kernel(),
         boot_id=machine.boot_id(),

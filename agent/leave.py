@@ -64,8 +64,8 @@ def refuse_losing(found: Iterable[Found]) -> None:
 def tombstones(known: Mapping[DocKey, Desired], newest: Revision, found: Iterable[Found]) -> tuple[Desired, ...]:
     """Return the orders to destroy everything: each document that is known, and each owner of something found."""
     dead = {key: msgspec.structs.replace(item, gone=True, revision=Revision(newest + 1)) for key, item in known.items()}
-    for owner in sorted({one.owner for one in found if one.owner}):
-        doc = last_document(Id(owner))
+    for owner, detail in sorted({(one.owner, one.detail) for one in found if one.owner}):
+        doc = last_document(Id(owner), detail)
         if doc is not None and key_of(doc) not in dead:
             dead[key_of(doc)] = Desired(key=key_of(doc), revision=Revision(newest + 1), doc=doc, gone=True)
     return tuple(dead.values())

@@ -365,12 +365,13 @@ def backoff_s(failures: int, chance: float) -> float:
 
 
 def guard_destruction(wish: Wish, step: object) -> None:
-    """Let a step that destroys (its class says `destroys = True`) pass only where a tombstone names the unit.
+    """Let a step that destroys (its class says `destroys = True`) pass only where a tombstone names the unit, or
+    what of it goes.
 
     So an agent that was sent an empty list, or lost its documents, destroys nothing. Raises DestroyedUnasked.
     """
     if not getattr(step, "destroys", False):
         return
-    own = wish.items.get(DocKey(wish.unit))
+    own = wish.items.get(getattr(step, "document", DocKey(wish.unit)))
     if own is None or not own.gone:
         raise DestroyedUnasked(f"{type(step).__name__} would destroy {wish.unit}, and no tombstone asks for it")

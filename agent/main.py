@@ -25,9 +25,13 @@ from agent.console import Consoles
 from agent.dial import Dialer
 from agent.doctor import examine
 from agent.drivers import machine, service
+from agent.drivers.file_pool import FilePool
+from agent.drivers.hypervisor import Hypervisor
 from agent.drivers.images import ImageCache
 from agent.drivers.libvirt import Libvirt
+from agent.drivers.lvm import LvmPool
 from agent.drivers.place import Place
+from agent.drivers.pool import Pool
 from agent.host import CachedInventory, Documents, HostOrders
 from agent.inventory import find_place
 from agent.kinds.boot_watch import BootWatch
@@ -103,7 +107,7 @@ def leave(config: Config, *, force: bool) -> None:
 
 async def _leave(config: Config, *, force: bool) -> None:
     identity = joining.load(config.identity_path) if await asyncio.to_thread(config.identity_path.exists) else None
-    place = await asyncio.to_thread(find_place, config.state_dir, config.pool_path)
+    place = await asyncio.to_thread(find_place, config.state_dir, config.pool_path, config.pool.volume_group)
     async with AsyncExitStack() as stack:
         memory = await open_memory(config.memory_path)
         stack.push_async_callback(memory.close)
@@ -144,10 +148,11 @@ async def _without_link(
         faults=faults,
     )
     stack.push_async_callback(networks.close)
-    volumes = Volumes(place, images, hypervisor, report=lambda _report: None, clock=system_clock, faults=faults)
+    pool = await _pool(config, place, images, hypervisor)
+    volumes = Volumes(place, pool, images, hypervisor, report=lambda _report: None, clock=system_clock, faults=faults)
     watch = BootWatch(networks, documents.address_of, place, system_clock)
     domains = Domains(
-        place, images, hypervisor, announce=Outbox().event, clock=system_clock, faults=faults, watch=watch
+        place, pool, images, hypervisor, announce=Outbox().event, clock=system_clock, faults=faults, watch=watch
     )
     return networks, volumes, domains
 
@@ -201,7 +206,7 @@ async def _start(config: Config, stack: AsyncExitStack) -> None:
     stack.enter_context(_alone(config.state_dir))
     identity = joining.load(config.identity_path)
     vtep = config.underlay.address or machine.address_towards(identity.url)
-    place = await asyncio.to_thread(find_place, config.state_dir, config.pool_path)
+    place = await asyncio.to_thread(find_place, config.state_dir, config.pool_path, config.pool.volume_group)
     config.run_dir.mkdir(parents=True, exist_ok=True)
     memory = await open_memory(config.memory_path)
     stack.push_async_callback(memory.close)
@@ -221,7 +226,8 @@ async def _start(config: Config, stack: AsyncExitStack) -> None:
 
     hypervisor = await stack.enter_async_context(Libvirt(config.libvirt.uri, on_event=moved, on_connected=all_moved))
     images = ImageCache(place.images, dialer.fetch, faults)
-    volumes = Volumes(place, images, hypervisor, report=told, clock=system_clock, faults=faults)
+    pool = await _pool(config, place, images, hypervisor)
+    volumes = Volumes(place, pool, images, hypervisor, report=told, clock=system_clock, faults=faults)
     vouchers = await asyncio.to_thread(Vouchers, place.vouchers, dialer, documents.guests)
     networks = Networks(
         host_id=identity.host,
@@ -233,14 +239,16 @@ async def _start(config: Config, stack: AsyncExitStack) -> None:
         voucher=vouchers.of,
     )
     watch = BootWatch(networks, documents.address_of, place, system_clock)
-    domains = Domains(place, images, hypervisor, announce=outbox.event, clock=system_clock, faults=faults, watch=watch)
+    domains = Domains(
+        place, pool, images, hypervisor, announce=outbox.event, clock=system_clock, faults=faults, watch=watch
+    )
     stack.push_async_callback(networks.close)
     kinds = (networks, volumes, domains)
     loop = Loop(memory=memory, kinds=kinds, sink=outbox.report, faults=faults)
     host = Host(
         version=version("skerry"),
-        inventory=CachedInventory(place, vtep).take,
-        metrics=Telemetry(place, hypervisor, system_clock).sample,
+        inventory=CachedInventory(place, pool, vtep).take,
+        metrics=Telemetry(pool, hypervisor, system_clock).sample,
         orders=HostOrders(Consoles(place, hypervisor), kinds),
     )
     link = Link(dialer=dialer, memory=memory, loop=loop, outbox=outbox, host=host)
@@ -255,6 +263,15 @@ async def _start(config: Config, stack: AsyncExitStack) -> None:
             feed_watchdog(os.environ),
         )
     )
+
+
+async def _pool(config: Config, place: Place, images: ImageCache, hypervisor: Hypervisor) -> Pool:
+    """Return where volumes lie, as the configuration says."""
+    if not config.pool.volume_group:
+        return FilePool(place, images, hypervisor)
+    pool = LvmPool(place, config.pool.thin_pool, images, hypervisor)
+    await pool.prepare()
+    return pool
 
 
 async def _evict(volumes: Volumes, documents: Documents) -> None:

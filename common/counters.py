@@ -17,9 +17,12 @@ class Counter:
 
 VCPUS = Counter(name="vcpus", title="vCPUs", summary="virtual CPUs of machines, stopped ones too")
 MEMORY_MIB = Counter(name="memory_mib", title="MiB of memory", summary="memory of machines, stopped ones too, MiB")
-DISK_GIB = Counter(name="disk_gib", title="GiB of disk", summary="size of volumes, root disks included, GiB")
+DISK_GIB = Counter(
+    name="disk_gib", title="GiB of disk", summary="size of volumes, root disks included, and of their snapshots, GiB"
+)
 VMS = Counter(name="vms", title="machines", summary="machines, stopped ones too")
 VOLUMES = Counter(name="volumes", title="volumes", summary="volumes; each machine has one for its root disk")
+SNAPSHOTS = Counter(name="snapshots", title="snapshots", summary="snapshots of volumes")
 NETWORKS = Counter(name="networks", title="networks", summary="networks")
 ADDRESSES = Counter(name="addresses", title="addresses", summary="addresses of machines: one for each NIC")
 IMAGES = Counter(name="images", title="images", summary="images, those without content too")

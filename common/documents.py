@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NewType
 import msgspec
 
 from common.boots import FirstBoot
-from common.ids import HostId, Id, RequestId, Revision
+from common.ids import HostId, Id, RequestId, Revision, is_id
 from common.kinds.image import ImageFormat
 
 DocKey = NewType("DocKey", str)
@@ -35,6 +35,27 @@ class VolumeDoc(Document, frozen=True, tag="volume", tag_field="type"):
     id: Id
     size_gib: int
     image: ImageRef | None
+    reverts: int = 0
+    """How often it is to have been reverted to a snapshot. The disk itself tells how often it was."""
+    revert_to: Id | None = None
+    """The snapshot of the last time."""
+    data: bool = False
+    """Users' own: once made it is never made anew, blank, in place of what was lost."""
+
+
+class SnapshotDoc(Document, frozen=True, tag="snapshot", tag_field="type"):
+    """A snapshot of a volume on the same host that should exist."""
+
+    id: Id
+    volume: Id
+
+
+class DataDisk(Document, frozen=True):
+    """A data volume of a domain, attached and detached while it runs."""
+
+    volume: Id
+    reverts: int = 0
+    """As in its `VolumeDoc`: the domain gets it once the disk was reverted so often."""
 
 
 class Nic(Document, frozen=True):
@@ -89,6 +110,8 @@ class DomainDoc(Document, frozen=True, tag="domain", tag_field="type"):
     """The most it may use, percent of one hardware thread; None: no cap."""
     memory_min_mib: int | None = None
     """How much memory it keeps where the host is short of it; None: all."""
+    data: tuple[DataDisk, ...] = ()
+    """Beside `volumes`, which it boots from."""
 
 
 class NetworkDoc(Document, frozen=True, tag="network", tag_field="type"):
@@ -118,7 +141,7 @@ class PortDoc(Document, frozen=True, tag="port", tag_field="type"):
     """That host's tunnel endpoint address."""
 
 
-AnyDoc = VolumeDoc | DomainDoc | NetworkDoc | PortDoc
+AnyDoc = VolumeDoc | SnapshotDoc | DomainDoc | NetworkDoc | PortDoc
 
 
 def key_of(doc: AnyDoc) -> DocKey:
@@ -128,6 +151,8 @@ def key_of(doc: AnyDoc) -> DocKey:
             return DocKey(f"domain/{doc.id}")
         case VolumeDoc():
             return DocKey(f"volume/{doc.id}")
+        case SnapshotDoc():
+            return DocKey(f"snapshot/{doc.id}")
         case NetworkDoc():
             return DocKey(f"network/{doc.id}")
         case PortDoc():
@@ -168,6 +193,10 @@ class DomainSeen(msgspec.Struct, frozen=True, kw_only=True, tag="domain", tag_fi
     note: str = ""
     """What is not in effect and why, for people."""
     first_boot: FirstBoot | None = None
+    data: Annotated[tuple[Id, ...], msgspec.Meta(max_length=64)] = ()
+    """The data volumes that it has: open, where it runs."""
+    data_note: str = ""
+    """What of them is not as wished, and why, for people."""
 
 
 class VolumeSeen(msgspec.Struct, frozen=True, kw_only=True, tag="volume", tag_field="type"):
@@ -220,10 +249,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Those taken since the document came, the newest few. On the way only: no digest covers them."""
 
 
-def last_document(owner: Id) -> AnyDoc | None:
+def last_document(owner: Id, detail: str = "") -> AnyDoc | None:
     """Return what a tombstone carries for something of which only the id is known: its host destroys it by the id.
 
-    None where nothing is destroyed by such an id.
+    None where nothing is destroyed by such an id. `detail`: what was said where it was found; of a snapshot its volume.
     """
     match owner.partition("-")[0]:
         case "vm":
@@ -248,6 +277,8 @@ def last_document(owner: Id) -> AnyDoc | None:
             )
         case "vol":
             return VolumeDoc(id=owner, size_gib=1, image=None)
+        case "snap" if is_id(detail, "vol"):
+            return SnapshotDoc(id=owner, volume=Id(detail))
         case "net":
             return NetworkDoc(id=owner, vni=0, cidr="0.0.0.0/29", gateway="0.0.0.1", mtu=1280, domain="")
         case _:

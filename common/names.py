@@ -71,6 +71,16 @@ def volume_file(volume: Id) -> str:
     return f"{volume}.qcow2"
 
 
+def logical_volume(volume: Id) -> str:
+    """Return the name of a logical volume: that of a disk, or of a snapshot of one."""
+    return volume
+
+
+def revert_note(volume: Id) -> str:
+    """Return the name of the file beside a file-backed volume that says how often it was reverted."""
+    return f"{volume}.reverts"
+
+
 def part(name: str) -> str:
     """Return the name under which something is built before it is renamed: existing means finished."""
     return f"{name}-part"
@@ -79,9 +89,10 @@ def part(name: str) -> str:
 def owner_of(name: str) -> Id | None:
     """Return the id of the owner of an outside name (device, namespace, domain or file), None for a stranger's."""
     stem = name.removesuffix("-part").removesuffix(".qcow2").removesuffix(".iso").removesuffix(".log")
+    stem = stem.removesuffix(".reverts")
     if found := _DEVICE.match(stem):
         prefix = "vm" if _VM_DEVICE.match(stem) else "net"
         return Id(f"{prefix}-{found['body']}")
-    if re.match(rf"^(?:vm|vol|net|img)-[0-9a-z]{{{BODY_LENGTH}}}$", stem):
+    if re.match(rf"^(?:vm|vol|snap|net|img)-[0-9a-z]{{{BODY_LENGTH}}}$", stem):
         return Id(stem)
     return None

@@ -127,6 +127,10 @@ class HostMetrics(msgspec.Struct, frozen=True, array_like=True):
     net_tx_bytes: Count
     agent_rss_mib: Figure
     guests_running: Count
+    pool_percent: Figure = 0
+    """How full the pool of volumes is."""
+    pool_metadata_percent: Figure = 0
+    """How full the room is that a thin pool keeps for its own books."""
 
 
 class Metrics(Message, frozen=True):

@@ -67,15 +67,15 @@ class Cloud:
         """Change a spec."""
         return self._admit(lambda context: admission.change(context, self.find(kind, project, name), Patch(spec=spec)))
 
-    def verb(self, project: str, name: str, verb: str, **takes: Any) -> Admission:
-        """Ask for a verb of a VM. Some destroy disks."""
-        what = next(one for one in kind_named("vm").verbs if one.name == verb)
-        row = self.find("vm", project, name)
+    def verb(self, project: str, name: str, verb: str, *, kind: str = "vm", **takes: Any) -> Admission:
+        """Ask for a verb. Some of a VM destroy disks."""
+        what = next(one for one in kind_named(kind).verbs if one.name == verb)
+        row = self.find(kind, project, name)
         if verb == "rebuild":
             self.deleted |= _root_disks(row) | _rescue_disks(row)
         if verb in ("rescue", "unrescue"):
             self.deleted |= _rescue_disks(row)
-        return self._admit(lambda context: admission.verb(context, self.find("vm", project, name), what, takes))
+        return self._admit(lambda context: admission.verb(context, self.find(kind, project, name), what, takes))
 
     def upload(self, project: str, name: str) -> Admission:
         """Give an image its bytes."""

@@ -1,11 +1,12 @@
 """A hypervisor that behaves like libvirt, in memory: definitions last, what runs is lost with the power."""
 
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
-from agent.drivers.hypervisor import NAMESPACE, Activity, Cause, ListedDomain, LiveDomain, Sharing
+from agent.drivers.hypervisor import NAMESPACE, Activity, Cause, ListedDomain, LiveDisk, LiveDomain, Sharing
+from common import names
 from common.clock import Clock
 from common.errors import NotFound, Temporary
 from common.ids import Id
@@ -31,6 +32,8 @@ class Definition(msgspec.Struct, kw_only=True):
     """Tap -> bridge."""
     macs: tuple[str, ...]
     disks: tuple[str, ...]
+    targets: dict[str, str]
+    """Disk -> its target."""
     log: str
     vcpus: int
     memory_mib: int
@@ -45,11 +48,14 @@ class Run(msgspec.Struct, kw_only=True):
     memory_mib: int
     disks: tuple[str, ...]
     """As its guest has them open."""
+    targets: dict[str, str]
     sharing: Sharing = Sharing(weight=100, cap_percent=None)
     off_at: float | None = None
     """When the guest will have powered itself off."""
     deaf: bool = False
     """It ignores the power button."""
+    clings: bool = False
+    """It does not let go of a disk."""
 
 
 class Guests:
@@ -87,6 +93,7 @@ class Guests:
             memory_mib=run.memory_mib if run else 0,
             balloon_mib=run.memory_mib if run else 0,
             sharing=run.sharing if run else None,
+            disks=_volumes(run.targets) if run else (),
         )
 
     def define(self, vm: Id, xml: str) -> None:
@@ -96,15 +103,13 @@ class Guests:
             self._ends.pop(vm, None)
         element = root.find(f"metadata/{{{NAMESPACE}}}domain")
         assert element is not None
+        targets = dict(_disk(disk) for disk in root.iter("disk") if disk.find("readonly") is None)  # no NoCloud disk
         self.definitions[vm] = Definition(
             stamp=_stamp(element),
             taps={nic.find("target").get("dev"): nic.find("source").get("bridge") for nic in root.iter("interface")},  # type: ignore[union-attr, misc]
             macs=tuple(nic.find("mac").get("address") for nic in root.iter("interface")),  # type: ignore[union-attr, misc]
-            disks=tuple(
-                disk.find("source").get("file").rpartition("/")[2]  # type: ignore[union-attr]
-                for disk in root.iter("disk")
-                if disk.find("readonly") is None  # not the NoCloud disk
-            ),
+            disks=tuple(targets),
+            targets=targets,
             vcpus=int(root.findtext("vcpu", "0")),
             memory_mib=int(root.findtext("memory", "0")),
             log=root.find("devices/serial/log").get("file").rpartition("/")[2],  # type: ignore[union-attr]
@@ -132,6 +137,7 @@ class Guests:
             vcpus=definition.vcpus,
             memory_mib=definition.memory_mib,
             disks=definition.disks,
+            targets=dict(definition.targets),
             deaf=vm in self.deaf,
         )
         self._ends.pop(vm, None)
@@ -160,9 +166,38 @@ class Guests:
         if vm in self.runs:
             self.runs[vm].stamp = stamp
 
+    def attach(self, vm: Id, xml: str) -> None:
+        """Have a running domain, and its definition, have a disk."""
+        disk, target = _disk(ET.fromstring(xml))
+        run = self.runs.get(vm)
+        if run is None:
+            raise Temporary(f"domain {vm} is not running")
+        if not self._has_disk(disk):
+            raise Temporary(f"cannot access storage file {disk}")
+        if any(disk in other.disks for other in self.runs.values()):
+            raise Temporary(f"failed to get the write lock of {disk}")
+        if target in run.targets.values():
+            raise Temporary(f"target {target} already exists")
+        for one in (run, self.definitions[vm]):
+            one.targets[disk] = target
+            one.disks = (*(name for name in one.disks if name != disk), disk)
+
+    def detach(self, vm: Id, target: str) -> None:
+        """Ask the guest to let go of a disk."""
+        run = self.runs.get(vm)
+        if run is None:
+            raise Temporary(f"domain {vm} is not running")
+        for one in (self.definitions[vm], *(() if run.clings else (run,))):
+            one.targets = {disk: its for disk, its in one.targets.items() if its != target}
+            one.disks = tuple(disk for disk in one.disks if disk in one.targets)
+
     def users_of(self, disk: str) -> tuple[ListedDomain, ...]:
         """Return the domains with this disk."""
-        return tuple(one for one in self.list_domains() if disk in self.definitions[Id(one.name)].disks)
+        return tuple(one for one in self.list_domains() if disk in self._disks(Id(one.name)))
+
+    def _disks(self, vm: Id) -> tuple[str, ...]:
+        run = self.runs.get(vm)
+        return run.disks if run else self.definitions[vm].disks
 
     def list_domains(self) -> tuple[ListedDomain, ...]:
         """Return every domain."""
@@ -197,6 +232,18 @@ class Guests:
         self._ends[vm] = cause
         for tap in self.definitions[vm].taps:
             self._kernel.remove_tap(tap)
+
+
+def _disk(disk: ET.Element) -> tuple[str, str]:
+    source, target = disk.find("source"), disk.find("target")
+    assert source is not None
+    assert target is not None
+    return source.get("file", "").rpartition("/")[2], target.get("dev", "")
+
+
+def _volumes(targets: Mapping[str, str]) -> tuple[LiveDisk, ...]:
+    found = ((names.owner_of(disk), target) for disk, target in targets.items())
+    return tuple(LiveDisk(volume=owner, target=target) for owner, target in found if owner)
 
 
 def _stamp(element: ET.Element) -> Stamp:

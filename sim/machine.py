@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent.drivers.shown import GIB, Disk
+from agent.drivers.shown import GIB, Disk, Held
 from common import names
 from common.clock import Clock
 from common.documents import ImageRef
@@ -47,6 +47,9 @@ class Machine:
         self.guests = Guests(self.kernel, self.has_disk, clock)
         self.disks: dict[str, Disk] = {}
         self.parts: set[str] = set()
+        self.snapshots: dict[Id, Id] = {}
+        """Snapshot -> volume."""
+        self.reverts: dict[Id, int] = {}
         self.images: set[str] = set()
         self.seeds: dict[Id, str] = {}
         self.destroyed: list[Id] = []
@@ -110,10 +113,19 @@ class Machine:
         name = names.volume_file(volume)
         self.disks[name] = msgspec.structs.replace(self.disks[name], size_bytes=size_gib * GIB)
 
-    def anything_of(self, volume: Id) -> bool:
-        """Say whether the disk or a part of it exists."""
+    def held(self, volume: Id) -> Held:
+        """Return what there is of a volume."""
         name = names.volume_file(volume)
-        return name in self.disks or names.part(name) in self.parts
+        return Held(
+            disk=self.disks.get(name),
+            anything=name in self.disks or names.part(name) in self.parts,
+            snapshots=frozenset(one for one, its in self.snapshots.items() if its == volume),
+            reverts=self.reverts.get(volume, 0),
+        )
+
+    def is_ready(self, volume: Id, reverts: int) -> bool:
+        """Say whether a disk is there, and was reverted at least so often."""
+        return self.has_disk(names.volume_file(volume)) and self.reverts.get(volume, 0) >= reverts
 
     def remove_disk(self, volume: Id, halfway: Halfway) -> None:
         """Have neither the disk nor a part of it."""
@@ -122,6 +134,30 @@ class Machine:
         self.parts.discard(names.part(name))
         halfway("disk-part-removed")
         self.disks.pop(name, None)
+        self.reverts.pop(volume, None)
+        for one in [one for one, its in self.snapshots.items() if its == volume]:
+            del self.snapshots[one]
+
+    def take_snapshot(self, volume: Id, snapshot: Id) -> None:
+        """Keep what a disk holds."""
+        if not self.has_disk(names.volume_file(volume)):
+            raise Temporary(f"no disk {volume}")
+        self.need_room()
+        self.snapshots[snapshot] = volume
+
+    def drop_snapshot(self, snapshot: Id) -> None:
+        """Forget it."""
+        self.destroyed.append(snapshot)
+        self.snapshots.pop(snapshot, None)
+
+    def revert(self, volume: Id, snapshot: Id, number: int, halfway: Halfway) -> None:
+        """Have it hold that again. Raises Temporary while somebody runs with it."""
+        if any(user.active for user in self.guests.users_of(names.volume_file(volume))):
+            raise Temporary(f"{volume} is in use")
+        if self.snapshots.get(snapshot) != volume:
+            raise Temporary(f"{volume} has no snapshot {snapshot}")
+        halfway("disk-reverted")
+        self.reverts[volume] = number
 
     # --- time -------------------------------------------------------------------------------------------------------
 
@@ -143,6 +179,8 @@ class Machine:
             "logs": sorted(self.guests.logs),
             "disks": sorted(self.disks),
             "parts": sorted(self.parts),
+            "snapshots": sorted(self.snapshots),
+            "reverts": sorted(self.reverts),
             "seeds": sorted(self.seeds),
             "networks": sorted(self.kernel.networks),
             "taps": sorted(self.kernel.taps),

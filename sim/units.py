@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from agent.drivers import nocloud
+from agent.drivers.hypervisor import LiveDomain
 from agent.drivers.place import BootFiles
 from agent.drivers.place import Place as DomainPlace
 from agent.drivers.shown import CachedImage
-from agent.kinds import domain_plan, network_plan, volume_plan
+from agent.kinds import domain_disks, domain_plan, network_plan, volume_plan
+from agent.kinds.domain_disks import DataView, Tried
 from agent.kinds.domain_plan import DomainView
 from agent.kinds.unit import AnyUnitKind, Wish
 from agent.kinds.volume_plan import DiskUser, VolumeView
@@ -59,14 +61,13 @@ class SimVolumes:
 
     async def observe(self, wish: Wish) -> VolumeView:
         """Look at the disk, its image, and who uses it."""
-        doc = _only(wish)
-        assert isinstance(doc, VolumeDoc)
-        file = names.volume_file(doc.id)
-        users = self._machine.guests.users_of(file)
-        ready = doc.image is None or doc.image.digest in self._machine.images
+        volume, item = volume_plan.volume_of(wish), volume_plan.own_of(wish)
+        doc = item.doc if item is not None else None
+        assert doc is None or isinstance(doc, VolumeDoc)
+        users = self._machine.guests.users_of(names.volume_file(volume))
+        ready = doc is None or doc.image is None or doc.image.digest in self._machine.images
         return VolumeView(
-            disk=self._machine.disks.get(file),
-            anything=self._machine.anything_of(doc.id),
+            held=self._machine.held(volume),
             image=CachedImage(ready=ready),
             users=tuple(DiskUser(name=user.name, active=user.active) for user in users),
         )
@@ -93,10 +94,21 @@ class SimVolumes:
                 self._machine.grow_disk(step.volume, step.size_gib)
             case volume_plan.RemoveDisk():
                 self._machine.remove_disk(step.volume, self._faults.reached)
+            case volume_plan.TakeSnapshot():
+                self._machine.take_snapshot(step.volume, step.snapshot)
+            case volume_plan.DropSnapshot():
+                self._machine.drop_snapshot(step.snapshot)
+            case volume_plan.RevertDisk():
+                self._machine.revert(step.volume, step.snapshot, step.number, self._faults.reached)
 
     async def survey(self) -> tuple[Found, ...]:
         """List every file in the pool."""
-        disks = [Found(what="disk", name=name, owner=names.owner_of(name)) for name in sorted(self._machine.disks)]
+        owners = [names.owner_of(name) for name in sorted(self._machine.disks)]
+        disks = [Found(what="disk", name=owner, owner=owner) for owner in owners if owner]
+        disks += [
+            Found(what="snapshot", name=one, owner=one, detail=its)
+            for one, its in sorted(self._machine.snapshots.items())
+        ]
         parts = [Found(what="file", name=name, owner=names.owner_of(name)) for name in sorted(self._machine.parts)]
         return (*disks, *parts)
 
@@ -113,6 +125,7 @@ class SimDomains:
         self._pause = pause
         self._pressed: dict[Id, float] = {}
         self._starts: dict[Id, tuple[float, ...]] = {}
+        self._tried: dict[Id, dict[Id, Tried]] = {}
 
     async def observe(self, wish: Wish) -> DomainView:
         """Look at the domain and at what it needs."""
@@ -137,7 +150,23 @@ class SimDomains:
             pool_free_bytes=1 << 40,
             pressed_at=self._pressed.get(doc.id),
             starts=self._starts.get(doc.id, ()),
+            data=self._data(doc, domain),
         )
+
+    def _data(self, doc: DomainDoc, domain: LiveDomain | None) -> DataView:
+        machine, on = self._machine, domain is not None and domain.activity != "off"
+        has = {disk.volume for disk in domain.disks} if domain else set()
+        wanted = [one for one in doc.data if one.volume not in has] if on or doc.power == "running" else []
+        held = {
+            one.volume: user.name
+            for one in wanted
+            for user in machine.guests.users_of(names.volume_file(one.volume))
+            if user.active and user.name != doc.id
+        }
+        missing = tuple(one.volume for one in wanted if not machine.is_ready(one.volume, one.reverts))
+        if not on:
+            self._tried.pop(doc.id, None)
+        return DataView(missing=missing, held=held, tried=dict(self._tried.get(doc.id, {})))
 
     def plan(self, wish: Wish, seen: DomainView, now: float) -> Any:
         """Decide, as the agent does."""
@@ -148,7 +177,7 @@ class SimDomains:
         await self._pause(step)
         _do(self._machine, self._faults, self.name, step, lambda: self._apply(step))
 
-    def _apply(self, step: domain_plan.DomainStep) -> None:
+    def _apply(self, step: domain_plan.DomainStep) -> None:  # noqa: PLR0912 - a table of the union's members
         guests = self._machine.guests
         match step:
             case domain_plan.Define():
@@ -182,6 +211,11 @@ class SimDomains:
                 guests.runs[step.vm].sharing = step.sharing
             case domain_plan.SetMemory():
                 raise AssertionError("no guest lends memory here")
+            case domain_disks.AttachDisk():
+                guests.attach(step.vm, step.xml)
+            case domain_disks.DetachDisk():
+                self._tried.setdefault(step.vm, {})[step.volume] = Tried(at=self._clock())
+                guests.detach(step.vm, step.target)
             case domain_plan.Resume():
                 raise AssertionError("no guest is paused here")
 

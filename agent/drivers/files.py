@@ -18,6 +18,12 @@ from common.run import run
 _HEAD = struct.Struct(">4sIQIIQ")
 """magic, version, backing_file_offset, backing_file_size, cluster_bits, size (QEMU's docs/interop/qcow2.txt)."""
 
+_TABLE = struct.Struct(">IQ")
+"""nb_snapshots, snapshots_offset, at byte 60."""
+
+_ENTRY = struct.Struct(">8x4xHH4x4x8x4xI")
+"""Of a snapshot: id_str_size, name_size, extra_data_size; extra data, id and name follow, padded to 8 bytes."""
+
 _HEAD_BYTES = 4096
 _EXTERNAL_DATA = 1 << 2
 """Bit of the incompatible features: the content lies in another file."""
@@ -104,6 +110,28 @@ def look(disk: Path) -> Disk | None:
     return Disk(size_bytes=header.size_bytes, allocated_bytes=stat.st_blocks * 512, backing=header.backing)
 
 
+def snapshots(disk: Path) -> tuple[str, ...]:
+    """Return the names of the snapshots inside a qcow2 file (its table of snapshots, QEMU's docs/interop/qcow2.txt).
+
+    Raises Invalid where it is none.
+    """
+    head = read_head(disk)
+    qcow_header(head)
+    count, at = _TABLE.unpack_from(head, 60)
+    found = []
+    with disk.open("rb") as file:
+        for _ in range(count):
+            file.seek(at)
+            entry = file.read(_ENTRY.size)
+            if len(entry) < _ENTRY.size:
+                raise Invalid(f"its table of {count} snapshots ends early")
+            id_length, name_length, extra = _ENTRY.unpack(entry)
+            file.seek(extra + id_length, os.SEEK_CUR)
+            found.append(file.read(name_length).decode(errors="replace"))
+            at += -(-(_ENTRY.size + extra + id_length + name_length) // 8) * 8
+    return tuple(found)
+
+
 def anything_at(disk: Path) -> bool:
     """Say whether the disk, or a part of it, exists."""
     return disk.exists() or disk.with_name(names.part(disk.name)).exists()
@@ -137,6 +165,21 @@ def _finish_disk(part: Path, disk: Path) -> None:
 async def grow_disk(disk: Path, size_gib: int) -> None:
     """Have a disk that nobody uses at least that large. Raises CommandFailed when qemu-img can't."""
     await run(["qemu-img", "resize", "-q", "-f", "qcow2", str(disk), str(size_gib * GIB)])
+
+
+async def take_snapshot(disk: Path, name: str) -> None:
+    """Keep what a disk that nobody uses holds now. Raises CommandFailed when qemu-img can't."""
+    await run(["qemu-img", "snapshot", "-q", "-c", name, str(disk)])
+
+
+async def drop_snapshot(disk: Path, name: str) -> None:
+    """Forget what was kept of a disk that nobody uses. Raises CommandFailed when qemu-img can't."""
+    await run(["qemu-img", "snapshot", "-q", "-d", name, str(disk)], timeout_s=300)
+
+
+async def revert_to(disk: Path, name: str) -> None:
+    """Have a disk that nobody uses hold what was kept. Raises CommandFailed when qemu-img can't."""
+    await run(["qemu-img", "snapshot", "-q", "-a", name, str(disk)], timeout_s=300)
 
 
 async def probe_qcow2(path: Path) -> str:

@@ -29,6 +29,15 @@ class Sharing(msgspec.Struct, frozen=True, kw_only=True):
     """Of one hardware thread; None: no cap."""
 
 
+class LiveDisk(msgspec.Struct, frozen=True, kw_only=True):
+    """A disk of a domain that runs."""
+
+    volume: Id
+    """By its serial number."""
+    target: str
+    """Its name in the definition: `vdc`. Guests see another one."""
+
+
 class LiveDomain(msgspec.Struct, frozen=True, kw_only=True):
     """One domain as libvirt has it now, with what Skerry wrote into its metadata element."""
 
@@ -52,6 +61,8 @@ class LiveDomain(msgspec.Struct, frozen=True, kw_only=True):
     """None where it is off, or the host can't share out its CPUs."""
     sharing_lacks: str = ""
     """Why it can't."""
+    disks: tuple[LiveDisk, ...] = ()
+    """Those that are volumes; none where it is off."""
 
 
 class ListedDomain(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +139,23 @@ class Hypervisor(Protocol):
 
     async def grow_disk(self, vm: Id, path: str, size_bytes: int) -> None:
         """Tell a running domain that its disk at `path` has this size now."""
+        ...
+
+    async def attach_disk(self, vm: Id, xml: str) -> None:
+        """Have a running domain, and its definition, have this disk. Not to be asked twice: look first."""
+        ...
+
+    async def detach_disk(self, vm: Id, target: str) -> None:
+        """Ask a running domain's guest to let go of a disk, and take it out of its definition. Returns at once;
+        an event tells when it is gone."""
+        ...
+
+    async def snapshot_disk(self, vm: Id, path: str, name: str) -> None:
+        """Have a running domain keep what its qcow2 disk at `path` holds now, in that file, under this name."""
+        ...
+
+    async def drop_disk_snapshot(self, vm: Id, path: str, name: str) -> None:
+        """Have a running domain's qcow2 disk at `path` forget what was kept under this name."""
         ...
 
     async def users_of(self, path: str) -> tuple[ListedDomain, ...]:

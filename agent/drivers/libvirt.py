@@ -8,7 +8,6 @@ was restarted; a call that does not come back in time costs its lane, which is r
 import asyncio
 import contextlib
 import functools
-import queue
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
@@ -16,10 +15,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import libvirt
+import libvirt_qemu
 import structlog
 
-from agent.drivers import figures, runs
-from agent.drivers.hypervisor import NAMESPACE, Activity, Cause, DomainUsage, ListedDomain, LiveDomain, Sharing
+from agent.drivers import figures, live_disks, runs
+from agent.drivers.hypervisor import (
+    NAMESPACE,
+    Activity,
+    Cause,
+    DomainUsage,
+    ListedDomain,
+    LiveDomain,
+    Sharing,
+)
+from agent.drivers.lanes import Connection, Lanes, Source
 from common import ids, names
 from common.errors import Invalid, NotFound, SkerryError, Temporary
 from common.ids import Id
@@ -27,9 +36,6 @@ from common.ids import Id
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-
-Connection = Any
-"""virConnect; libvirt-python comes without types."""
 
 LOOK_TIMEOUT_S = 20.0
 ACT_TIMEOUT_S = 120.0
@@ -93,89 +99,6 @@ def translated(err: Any) -> SkerryError:
     return Temporary(message)
 
 
-class _Lanes:
-    """Some threads, each with a connection of its own, that take jobs from one queue."""
-
-    def __init__(self, name: str, uri: str, count: int) -> None:
-        self._name, self._uri, self._count = name, uri, count
-        self._jobs: queue.SimpleQueue[Callable[[Callable[[], Connection]], bool] | None] = queue.SimpleQueue()
-        self._open = False
-
-    def open(self) -> None:
-        self._open = True
-        for _ in range(self._count):
-            self._add()
-
-    def close(self) -> None:
-        self._open = False
-        for _ in range(self._count):
-            self._jobs.put(None)
-
-    def _add(self) -> None:
-        threading.Thread(target=self._work, name=f"libvirt-{self._name}", daemon=True).start()
-
-    def _work(self) -> None:
-        connection: Connection = None
-
-        def connected() -> Connection:
-            nonlocal connection
-            if connection is None or not connection.isAlive():
-                connection = libvirt.open(self._uri)
-                connection.setKeepAlive(5, 3)
-            return connection
-
-        while (job := self._jobs.get()) is not None:
-            if not job(connected):
-                break
-        if connection is not None:
-            with contextlib.suppress(libvirt.libvirtError):
-                connection.close()
-
-    async def call(self, work: Callable[[Connection], T], what: str, timeout_s: float) -> T:
-        """Run `work` in a lane. Raises Temporary when it has not come back in time, and what `translated` makes."""
-        if not self._open:
-            raise Temporary(f"{what}: the libvirt driver is closed")
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[T] = loop.create_future()
-        late = threading.Event()
-        begun = threading.Event()
-
-        def job(connected: Callable[[], Connection]) -> bool:
-            if late.is_set() or done.cancelled():
-                return True
-            begun.set()
-            result: T | None = None
-            error: BaseException | None = None
-            try:
-                result = work(connected())
-            except BaseException as err:
-                error = err
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(_finish, done, result, error)
-            return not late.is_set()
-
-        self._jobs.put(job)
-        try:
-            return await asyncio.wait_for(done, timeout_s)
-        except libvirt.libvirtError as err:
-            raise translated(err) from err
-        except TimeoutError as err:
-            late.set()
-            if begun.is_set():
-                log.warning("libvirt does not answer; its lane is replaced", what=what, timeout_s=timeout_s)
-                self._add()
-            raise Temporary(f"{what}: libvirt has not answered in {timeout_s:.0f} s") from err
-
-
-def _finish(done: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
-    if done.done():
-        return
-    if error is None:
-        done.set_result(result)
-    else:
-        done.set_exception(error)
-
-
 class Libvirt:
     """The hypervisor of this host (see `agent.drivers.hypervisor.Hypervisor` for what each verb promises).
 
@@ -197,9 +120,15 @@ class Libvirt:
         self._run_dir = run_dir
         self._lib_dir = lib_dir
         self._on_event, self._on_connected = on_event, on_connected
-        self._look = _Lanes("look", uri, 1)
-        self._act = _Lanes("act", uri, actors)
+        source = Source(open=self._connect, error=libvirt.libvirtError, translated=translated)
+        self._look = Lanes("look", source, 1)
+        self._act = Lanes("act", source, actors)
         self._shut_by_host: set[str] = set()
+
+    def _connect(self) -> Connection:
+        connection = libvirt.open(self._uri)
+        connection.setKeepAlive(5, 3)
+        return connection
 
     async def __aenter__(self) -> "Libvirt":
         _start_events()
@@ -249,6 +178,7 @@ class Libvirt:
             balloon_mib=has_kib // 1024,
             sharing=sharing,
             sharing_lacks=lacks,
+            disks=() if off else live_disks.volumes(domain.XMLDesc()),
         )
 
     async def list_domains(self) -> tuple[ListedDomain, ...]:
@@ -266,8 +196,7 @@ class Libvirt:
             found = []
             for domain in connection.listAllDomains():
                 with _vanishing():
-                    sources = ET.fromstring(domain.XMLDesc()).iterfind("devices/disk/source")  # noqa: S314 (libvirt's)
-                    if any(source.get("file") == path for source in sources):
+                    if live_disks.uses(domain.XMLDesc(), path):
                         found.append(_listed(domain))
             return tuple(found)
 
@@ -427,6 +356,44 @@ class Libvirt:
             "growing a disk of",
         )
 
+    async def attach_disk(self, vm: Id, xml: str) -> None:
+        """Have a running domain, and its definition, have this disk. Not to be asked twice: look first."""
+        name = live_disks.target_of(xml)
+
+        def attach(domain: Any) -> None:
+            defined = live_disks.at(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), name)
+            config = 0 if defined is not None else libvirt.VIR_DOMAIN_AFFECT_CONFIG
+            domain.attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE | config)
+
+        await self._on_domain(vm, attach, "attaching a disk to")
+
+    async def detach_disk(self, vm: Id, target: str) -> None:
+        """Ask a running domain's guest to let go of a disk, and take it out of its definition."""
+
+        def detach(domain: Any) -> None:
+            for flag, where in (
+                (libvirt.VIR_DOMAIN_AFFECT_CONFIG, libvirt.VIR_DOMAIN_XML_INACTIVE),
+                (libvirt.VIR_DOMAIN_AFFECT_LIVE, 0),
+            ):
+                if (disk := live_disks.at(domain.XMLDesc(where), target)) is not None:
+                    domain.detachDeviceFlags(disk, flag)
+
+        await self._on_domain(vm, detach, "detaching a disk of")
+
+    async def snapshot_disk(self, vm: Id, path: str, name: str) -> None:
+        """Have a running domain keep what its qcow2 disk at `path` holds now, in that file, under this name."""
+        await self._on_domain(
+            vm, lambda domain: _on_node(domain, path, "blockdev-snapshot-internal-sync", name), "taking a snapshot in"
+        )
+
+    async def drop_disk_snapshot(self, vm: Id, path: str, name: str) -> None:
+        """Have a running domain's qcow2 disk at `path` forget what was kept under this name."""
+        await self._on_domain(
+            vm,
+            lambda domain: _on_node(domain, path, "blockdev-snapshot-delete-internal-sync", name),
+            "dropping a snapshot in",
+        )
+
     async def _on_domain(self, vm: Id, verb: Callable[[Any], Any], what: str) -> None:
         def work(connection: Connection) -> None:
             verb(connection.lookupByUUIDString(names.domain_uuid(vm)))
@@ -466,11 +433,19 @@ class Libvirt:
         def lifecycle(_connection: Any, domain: Any, event: int, detail: int, _: None) -> None:
             tell(self._heard, domain.name(), event, detail)
 
-        connection = libvirt.open(self._uri)
-        connection.setKeepAlive(5, 3)
+        def removed(_connection: Any, domain: Any, _device: str, _: None) -> None:
+            tell(self._let_go, domain.name())
+
+        connection = self._connect()
         connection.registerCloseCallback(lambda *_: tell(lost.set), None)
         connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, None)
+        connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, removed, None)
         return connection
+
+    def _let_go(self, name: str) -> None:
+        """A guest has let go of a disk."""
+        if ids.is_id(name, "vm"):
+            self._on_event(Id(name))
 
     def _heard(self, name: str, event: int, detail: int) -> None:
         if not ids.is_id(name, "vm"):
@@ -531,6 +506,13 @@ def _sharing(domain: Any) -> tuple[Sharing | None, str]:
         if err.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             raise
         return None, str(err.get_error_message() or err)
+
+
+def _on_node(domain: Any, path: str, command: str, name: str) -> None:
+    """Have QEMU do something to the snapshots inside a disk: libvirt has no verb for one disk alone."""
+    node = live_disks.node_of(libvirt_qemu.qemuMonitorCommand(domain, live_disks.QUERY, 0), path)
+    if complaint := live_disks.complaint(libvirt_qemu.qemuMonitorCommand(domain, node.order(command, name), 0)):
+        raise Temporary(f"QEMU: {command}: {complaint}")
 
 
 def _number(attributes: dict[str, str], name: str) -> int | None:

@@ -9,11 +9,19 @@ from common import names
 from common.ids import Id
 
 
+class DiskSource(msgspec.Struct, frozen=True, kw_only=True):
+    """What QEMU opens for a disk."""
+
+    path: str
+    type: Literal["file", "block"]
+    format: Literal["qcow2", "raw"]
+
+
 class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Where things lie, and how this host runs machines. QEMU has to be able to enter all directories but vouchers."""
 
     volumes: Path
-    """The pool: one qcow2 file per volume."""
+    """The pool: one qcow2 file per volume, where there is no volume group for them."""
     images: Path
     """The image cache."""
     logs: Path
@@ -24,11 +32,21 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Certificates by which guests prove who they are."""
     virtualisation: Literal["kvm", "tcg"]
     direct_io: bool
-    """Whether the pool's file system takes O_DIRECT: then the host caches nothing that the guest caches already."""
+    """Whether the pool takes O_DIRECT: then the host caches nothing that the guest caches already."""
+    volume_group: str = ""
+    """That of the thin pool that volumes lie in; empty: they are files."""
 
     def volume_file(self, volume: Id) -> Path:
-        """Return a volume's disk."""
+        """Return a file-backed volume's disk."""
         return self.volumes / names.volume_file(volume)
+
+    def disk(self, volume: Id) -> DiskSource:
+        """Return what QEMU opens for a volume."""
+        if self.volume_group:
+            return DiskSource(
+                path=f"/dev/{self.volume_group}/{names.logical_volume(volume)}", type="block", format="raw"
+            )
+        return DiskSource(path=str(self.volume_file(volume)), type="file", format="qcow2")
 
     def serial_log(self, vm: Id) -> Path:
         """Return a VM's serial log; virtlogd rotates it to `<file>.0`, `<file>.1`, …"""

@@ -1,7 +1,6 @@
 """Domains as units: machines in libvirt, their serial logs and NoCloud disks."""
 
 import asyncio
-import shutil
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -10,8 +9,10 @@ from agent.drivers import files, machine, nocloud
 from agent.drivers.hypervisor import Cause, Hypervisor, LiveDomain, Sharing
 from agent.drivers.images import ImageCache
 from agent.drivers.place import Place
+from agent.drivers.pool import Pool
 from agent.kinds import first_boot
 from agent.kinds.balloon import HostMemory
+from agent.kinds.domain_disks import AttachDisk, DataView, DetachDisk, Tried, lacking
 from agent.kinds.domain_plan import (
     CRASH_WINDOW_S,
     BuildSeed,
@@ -52,6 +53,8 @@ _STEP_NAMES: dict[type, str] = {
     RemoveFiles: "remove-files",
     Share: "share",
     SetMemory: "set-memory",
+    AttachDisk: "attach-disk",
+    DetachDisk: "detach-disk",
 }
 
 _ENDS: dict[Cause, str] = {
@@ -94,6 +97,7 @@ class Domains:
     def __init__(
         self,
         place: Place,
+        pool: Pool,
         images: ImageCache,
         hypervisor: Hypervisor,
         *,
@@ -105,7 +109,7 @@ class Domains:
         host_memory: Callable[[], HostMemory] = host_memory,
     ) -> None:
         self._watch = watch
-        self._place, self._images, self._hypervisor = place, images, hypervisor
+        self._place, self._pool, self._images, self._hypervisor = place, pool, images, hypervisor
         self._announce, self._clock, self._faults = announce, clock, faults
         self._link_exists = link_exists
         self._host_memory = host_memory
@@ -113,6 +117,7 @@ class Domains:
         self._starts: dict[Id, tuple[float, ...]] = {}
         self._unshared: dict[Id, str] = {}
         self._ballooned: dict[Id, float] = {}
+        self._tried: dict[Id, dict[Id, Tried]] = {}
 
     async def observe(self, wish: Wish) -> DomainView:
         """Look at the domain, and at what it needs: disks, bridges, kernel, NoCloud disk."""
@@ -121,7 +126,7 @@ class Domains:
         assert isinstance(doc, DomainDoc)
         domain = await self._hypervisor.look(doc.id)
         if domain is None or domain.activity == "off":
-            for memory in (self._pressed, self._unshared, self._ballooned):
+            for memory in (self._pressed, self._unshared, self._ballooned, self._tried):
                 memory.pop(doc.id, None)
         sight = None
         if domain is not None and first_boot.is_watched(doc, domain, wish.marks, self._clock()):
@@ -131,13 +136,13 @@ class Domains:
         return DomainView(
             place=self._place,
             domain=domain,
-            missing_volumes=tuple(v for v in doc.volumes if not self._place.volume_file(v).exists()),
+            missing_volumes=tuple([v for v in doc.volumes if not await self._pool.is_ready(v, 0)]),
             missing_networks=tuple(n.network for n in doc.nics if not self._link_exists(names.bridge(n.network))),
             boot=self._images.boot_files(doc.kernel) if doc.kernel is not None else None,
             seed_wanted=nocloud.digest(doc.metadata) if doc.nocloud else "",
             seed_found=nocloud.found_digest(self._place.seed_file(doc.id)) if doc.nocloud else "",
             files=bool(self._files(doc.id)) if item.gone else True,
-            pool_free_bytes=shutil.disk_usage(self._place.volumes).free if paused else 0,
+            pool_free_bytes=await self._pool_free_bytes() if paused else 0,
             pressed_at=self._pressed.get(doc.id),
             starts=self._starts.get(doc.id, ()),
             first_boot=sight,
@@ -145,7 +150,27 @@ class Domains:
             host_memory=self._host_memory() if lends else None,
             unused_mib=await self._hypervisor.unused_mib(doc.id) if lends else None,
             ballooned_at=self._ballooned.get(doc.id),
+            data=await self._look_at_data(doc, domain),
         )
+
+    async def _look_at_data(self, doc: DomainDoc, domain: LiveDomain | None) -> DataView:
+        """Look at the data volumes that it is to have and has not: whether they are there, and free."""
+        if domain is not None and domain.activity != "off":
+            wanted = lacking(doc, domain)
+        else:
+            wanted = tuple(one.volume for one in doc.data) if doc.power == "running" else ()
+        reverts = {one.volume: one.reverts for one in doc.data}
+        missing = tuple([one for one in wanted if not await self._pool.is_ready(one, reverts[one])])
+        held = {}
+        for one in set(wanted) - set(missing):
+            for user in await self._hypervisor.users_of(self._place.disk(one).path):
+                if user.active and user.name != names.domain_name(doc.id):
+                    held[one] = user.name
+        return DataView(missing=missing, held=held, tried=dict(self._tried.get(doc.id, {})))
+
+    async def _pool_free_bytes(self) -> int:
+        use = await self._pool.use()
+        return use.size_bytes - use.used_bytes
 
     def _may_lend(self, doc: DomainDoc, domain: LiveDomain) -> bool:
         return doc.memory_min_mib is not None or domain.balloon_mib < domain.memory_mib
@@ -154,7 +179,7 @@ class Domains:
         """Decide the next step: see `agent.kinds.domain_plan`."""
         return plan(wish, seen, now)
 
-    async def apply(self, step: DomainStep) -> None:
+    async def apply(self, step: DomainStep) -> None:  # noqa: PLR0912 - a table of the union's members
         """Carry out one step."""
         point = f"domain.{_STEP_NAMES[type(step)]}"
         self._faults.reached(point)
@@ -184,6 +209,10 @@ class Domains:
             case SetMemory(vm=vm, memory_mib=memory_mib):
                 await self._hypervisor.set_memory(vm, memory_mib)
                 self._ballooned[vm] = self._clock()
+            case AttachDisk(vm=vm, volume=volume, xml=xml):
+                await self._try_disk(vm, volume, self._hypervisor.attach_disk(vm, xml))
+            case DetachDisk(vm=vm, volume=volume, target=target):
+                await self._try_disk(vm, volume, self._hypervisor.detach_disk(vm, target))
         self._faults.reached(f"{point}.done")
 
     async def _share(self, vm: Id, sharing: Sharing) -> None:
@@ -192,6 +221,15 @@ class Domains:
             await self._hypervisor.share(vm, sharing)
         except Temporary as err:
             self._unshared[vm] = err.detail
+
+    async def _try_disk(self, vm: Id, volume: Id, attempt: Awaitable[None]) -> None:
+        """Try. Where it can't be done, the machine runs on as it is, and says so."""
+        said = ""
+        try:
+            await attempt
+        except Temporary as err:
+            said = err.detail
+        self._tried.setdefault(vm, {})[volume] = Tried(at=self._clock(), said=said)
 
     async def _start(self, vm: Id, revives: Cause) -> None:
         now = self._clock()

@@ -13,8 +13,9 @@ import msgspec
 
 from agent.drivers.hypervisor import Cause, LiveDomain, Sharing
 from agent.drivers.place import BootFiles, Place
-from agent.kinds import first_boot
+from agent.kinds import domain_disks, first_boot
 from agent.kinds.balloon import AGAIN_S, GuestMemory, HostMemory, target_mib
+from agent.kinds.domain_disks import AttachDisk, DataView, DetachDisk
 from agent.kinds.domain_xml import DomainXml, domain_xml, metadata_xml
 from agent.kinds.first_boot import Sight
 from agent.kinds.unit import Do, Mark, Settled, Wait, Wish
@@ -131,6 +132,8 @@ DomainStep = (
     | RemoveFiles
     | Share
     | SetMemory
+    | AttachDisk
+    | DetachDisk
 )
 
 
@@ -165,6 +168,7 @@ class DomainView(msgspec.Struct, frozen=True, kw_only=True):
     """Likewise: what the guest could do without."""
     ballooned_at: float | None = None
     """When this agent process last moved its balloon."""
+    data: DataView = DataView()
 
 
 Outcome = Do[DomainStep] | Mark | Wait | Settled
@@ -258,6 +262,8 @@ def _plan_active(turn: _Turn, domain: LiveDomain) -> Outcome:
     wanted = Sharing(weight=doc.cpu_weight, cap_percent=doc.cpu_cap_percent)
     if domain.sharing is not None and domain.sharing != wanted and not turn.seen.unshared:
         return Do(Share(vm=doc.id, sharing=wanted), "setting its share of the host's CPUs")
+    if disks := domain_disks.next_step(doc, domain, turn.seen.place, turn.seen.data, turn.now):
+        return Do(*disks)
     if (target := _balloon(turn, domain)) is not None:
         return Do(SetMemory(vm=doc.id, memory_mib=target), f"having its balloon leave it {target} MiB")
     return _follow_first_boot(turn, domain)
@@ -281,7 +287,10 @@ def _follow_first_boot(turn: _Turn, domain: LiveDomain) -> Outcome:
     if sight is None:
         if before is not None and before.verdict == "pending":
             return Mark(name=first_boot.MARK, value=None)  # it was started anew before it had come up
-        return Settled(reports=(_on_report(turn, domain, done=True),))
+        report = _on_report(turn, domain, done=True)
+        if lacking := domain_disks.note(turn.doc, domain, turn.seen.data):
+            return Wait(message=lacking, seconds=domain_disks.LOOK_AGAIN_S, reports=(report,))
+        return Settled(reports=(report,))
     boot = first_boot.judge(before, turn.doc, domain.started_at, sight, turn.now)
     if first_boot.is_news(boot, before):
         return Mark(name=first_boot.MARK, value=first_boot.mark_of(boot))
@@ -416,6 +425,8 @@ def _crash_pause(starts: tuple[float, ...], now: float) -> float:
 
 def _lacking(turn: _Turn) -> str:
     lacking = [f"volume {volume}" for volume in turn.seen.missing_volumes]
+    lacking += [f"volume {volume}" for volume in turn.seen.data.missing]
+    lacking += [f"volume {volume}, which {who} still has" for volume, who in turn.seen.data.held.items()]
     lacking += [f"network {network}" for network in turn.seen.missing_networks]
     if turn.doc.kernel is not None and turn.seen.boot is None:
         lacking.append("the kernel image")
@@ -449,6 +460,8 @@ def _on_report(
         first_boot=boot or _settled_boot(turn),
         balloon_mib=domain.balloon_mib if domain.balloon_mib < domain.memory_mib else 0,
         note=_note(turn, domain),
+        data=tuple(disk.volume for disk in domain_disks.data_of(domain)),
+        data_note=domain_disks.note(turn.doc, domain, turn.seen.data),
     )
     revision = turn.item.revision
     return Report(key=key_of(turn.doc), revision=revision, done=done, message=message, problem=problem, seen=seen)
@@ -483,5 +496,6 @@ def _off_report(turn: _Turn, *, by_guest: bool) -> Report:
         boot_generation=turn.doc.boot_generation,
         started_at=0,
         first_boot=_settled_boot(turn),
+        data=tuple(one.volume for one in turn.doc.data),
     )
     return Report(key=key_of(turn.doc), revision=turn.item.revision, done=True, seen=seen)

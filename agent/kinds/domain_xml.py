@@ -6,10 +6,19 @@ import xml.etree.ElementTree as ET
 import msgspec
 
 from agent.drivers.hypervisor import NAMESPACE
-from agent.drivers.place import BootFiles, Place
+from agent.drivers.place import BootFiles, DiskSource, Place
 from common import names
 from common.documents import DomainDoc, Nic
 from common.ids import Id
+
+BOOT_TARGETS = ("vda", "vdb")
+"""A root disk; in rescue another one before it."""
+
+DATA_TARGETS = tuple(f"vd{letter}" for letter in "cdefghij")
+"""Of data volumes, as many as a machine may have. Guests number their disks by themselves."""
+
+_OWN_DEVICES = 3
+"""On slots of their own beside disks and NICs: serial bus, random numbers, balloon."""
 
 DEFAULT_CMDLINE = "console=ttyS0"
 
@@ -77,8 +86,11 @@ def _firmware(root: ET.Element, doc: DomainDoc, boot: BootFiles | None) -> None:
 
 def _devices(root: ET.Element, doc: DomainDoc, place: Place) -> None:
     devices = _add(root, "devices")
-    for index, volume in enumerate(doc.volumes):
-        _disk(devices, place, volume, index)
+    data = (one.volume for one in doc.data)
+    targets = (*zip(doc.volumes, BOOT_TARGETS, strict=False), *zip(data, DATA_TARGETS, strict=False))
+    for volume, target in targets:
+        _disk(devices, place.disk(volume), volume, target, direct_io=place.direct_io)
+    _slots(devices, doc)
     if doc.nocloud:
         # A disk like the others, no CD-ROM: cloud kernels have virtio and often no driver for q35's SATA (Debian's).
         seed = _add(devices, "disk", type="file", device="disk")
@@ -104,12 +116,28 @@ def _devices(root: ET.Element, doc: DomainDoc, place: Place) -> None:
     _add(devices, "panic", model="isa")
 
 
-def _disk(devices: ET.Element, place: Place, volume: Id, index: int) -> None:
-    disk = _add(devices, "disk", type="file", device="disk")
-    caching = {"cache": "none", "io": "native"} if place.direct_io else {"cache": "writeback"}
-    _add(disk, "driver", name="qemu", type="qcow2", discard="unmap", **caching)
-    _add(disk, "source", file=str(place.volume_file(volume)))
-    _add(disk, "target", dev=f"vd{chr(ord('a') + index)}", bus="virtio")
+def _slots(devices: ET.Element, doc: DomainDoc) -> None:
+    """Give q35 a root port for each device, and as many more as data volumes may come: it takes no new ports while it
+    runs. Their number is the same whichever of them are there at boot."""
+    seed = 1 if doc.nocloud else 0
+    needed = _OWN_DEVICES + len(doc.volumes) + seed + len(doc.nics) + len(DATA_TARGETS)
+    for index in range(1, needed + 1):
+        _add(devices, "controller", type="pci", index=str(index), model="pcie-root-port")
+
+
+def disk_xml(source: DiskSource, volume: Id, target: str, *, direct_io: bool) -> str:
+    """Return a disk's part of a definition, for a domain that runs."""
+    devices = ET.Element("devices")
+    _disk(devices, source, volume, target, direct_io=direct_io)
+    return ET.tostring(devices[0], encoding="unicode")
+
+
+def _disk(devices: ET.Element, source: DiskSource, volume: Id, target: str, *, direct_io: bool) -> None:
+    disk = _add(devices, "disk", type=source.type, device="disk")
+    caching = {"cache": "none", "io": "native"} if direct_io else {"cache": "writeback"}
+    _add(disk, "driver", name="qemu", type=source.format, discard="unmap", **caching)
+    _add(disk, "source", **{"file" if source.type == "file" else "dev": source.path})
+    _add(disk, "target", dev=target, bus="virtio")
     # Guests find it as /dev/disk/by-id/virtio-<serial>; virtio takes 20 characters.
     _add(disk, "serial", volume[:20])
 

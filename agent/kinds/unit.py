@@ -11,7 +11,7 @@ from typing import Any, Generic, NewType, Protocol, TypeVar
 
 import msgspec
 
-from common.documents import Desired, DocKey, PortDoc, Report
+from common.documents import Desired, DocKey, PortDoc, Report, SnapshotDoc
 from common.protocol import Found
 
 UnitKey = NewType("UnitKey", str)
@@ -35,7 +35,8 @@ class Do(msgspec.Struct, Generic[Step], frozen=True):
     """Apply this step, then look again. `say` is shown to people while it runs.
 
     A step that destroys for good what it names (undefines a domain, deletes a volume) says so in its class:
-    `destroys: ClassVar[bool] = True`. The loop lets it pass only where a tombstone names the unit.
+    `destroys: ClassVar[bool] = True`. The loop lets it pass only where a tombstone names the unit, or that document of
+    it which the step's `document` says.
     """
 
     step: Step
@@ -91,7 +92,9 @@ AnyUnitKind = UnitKind[Any, Any]
 
 
 def unit_of(key: DocKey, item: Desired) -> UnitKey:
-    """Return the unit that a document belongs to: a port belongs to its network."""
+    """Return the unit that a document belongs to: a port belongs to its network, a snapshot to its volume."""
     if isinstance(item.doc, PortDoc):
         return UnitKey(f"network/{item.doc.network}")
+    if isinstance(item.doc, SnapshotDoc):
+        return UnitKey(f"volume/{item.doc.volume}")
     return UnitKey(key)

@@ -1,25 +1,29 @@
-"""Volumes as units: files in a pool, cloned from the image cache in an instant."""
+"""Volumes as units: disks and their snapshots in a pool, cloned from the image cache in an instant."""
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from agent.drivers import files
 from agent.drivers.hypervisor import Hypervisor
 from agent.drivers.images import ImageCache
 from agent.drivers.place import Place
-from agent.drivers.shown import GIB, CachedImage
+from agent.drivers.pool import Pool
+from agent.drivers.shown import CachedImage, Held
 from agent.kinds.unit import Do, Mark, Settled, Wait, Wish
 from agent.kinds.volume_plan import (
     DiskUser,
+    DropSnapshot,
     FetchImage,
     GrowDisk,
     MakeDisk,
     RemoveDisk,
+    RevertDisk,
+    TakeSnapshot,
     VolumeStep,
     VolumeView,
     fetching,
     needs_users,
+    own_of,
     plan,
+    volume_of,
 )
 from common.clock import Clock
 from common.documents import Report, VolumeDoc
@@ -27,13 +31,14 @@ from common.errors import Invalid
 from common.faults import Faults
 from common.protocol import Found
 
-KEEP_PARTS_S = 3600.0
-
 _STEP_NAMES: dict[type, str] = {
     FetchImage: "fetch-image",
     MakeDisk: "make-disk",
     GrowDisk: "grow-disk",
     RemoveDisk: "remove-disk",
+    TakeSnapshot: "take-snapshot",
+    DropSnapshot: "drop-snapshot",
+    RevertDisk: "revert-disk",
 }
 
 
@@ -45,6 +50,7 @@ class Volumes:
     def __init__(
         self,
         place: Place,
+        pool: Pool,
         images: ImageCache,
         hypervisor: Hypervisor,
         *,
@@ -52,27 +58,26 @@ class Volumes:
         clock: Clock,
         faults: Faults,
     ) -> None:
-        self._place, self._images, self._hypervisor = place, images, hypervisor
+        self._place, self._pool, self._images, self._hypervisor = place, pool, images, hypervisor
         self._report, self._clock, self._faults = report, clock, faults
 
     async def observe(self, wish: Wish) -> VolumeView:
-        """Look at the file, the image cache, and where it matters at the domains that use the file."""
-        (item,) = wish.items.values()
-        doc = item.doc
-        assert isinstance(doc, VolumeDoc)
-        path = self._place.volume_file(doc.id)
-        disk, unreadable = None, ""
+        """Look at the disk, the image cache, and where it matters at the domains that use the disk."""
+        volume, item = volume_of(wish), own_of(wish)
+        doc = item.doc if item is not None else None
+        assert doc is None or isinstance(doc, VolumeDoc)
+        held, unreadable = Held(anything=True), ""
         try:
-            disk = files.look(path)
+            held = await self._pool.look(volume)
         except Invalid as err:
             unreadable = err.detail
-        anything = files.anything_at(path)
         users: tuple[DiskUser, ...] = ()
-        if needs_users(wish, disk, anything=anything):
-            found = await self._hypervisor.users_of(str(path))
+        if needs_users(wish, held):
+            found = await self._hypervisor.users_of(self._place.disk(volume).path)
             users = tuple(DiskUser(name=user.name, active=user.active) for user in found)
-        image = self._images.look(doc.image) if doc.image is not None and not item.gone else CachedImage()
-        return VolumeView(disk=disk, anything=anything, image=image, users=users, unreadable=unreadable)
+        wanted = doc.image if doc is not None and item is not None and not item.gone else None
+        image = self._images.look(wanted) if wanted is not None else CachedImage()
+        return VolumeView(held=held, image=image, users=users, unreadable=unreadable)
 
     def plan(self, wish: Wish, seen: VolumeView, now: float) -> Do[VolumeStep] | Mark | Wait | Settled:
         """Decide the next step: see `agent.kinds.volume_plan`."""
@@ -85,20 +90,18 @@ class Volumes:
         match step:
             case FetchImage():
                 await self._images.ensure(step.image, self._progress(step))
-            case MakeDisk(volume=volume, size_gib=size_gib, over=None):
-                await files.make_disk(self._place.volume_file(volume), size_gib, None, "")
-            case MakeDisk(volume=volume, size_gib=size_gib, over=over):
-                assert over is not None
-                self._images.touch(over)
-                await files.make_disk(self._place.volume_file(volume), size_gib, self._images.path(over), over.format)
-            case GrowDisk(volume=volume, size_gib=size_gib, running_in=None):
-                await files.grow_disk(self._place.volume_file(volume), size_gib)
+            case MakeDisk(volume=volume, size_gib=size_gib, over=over, reverts=reverts):
+                await self._pool.make(volume, size_gib, over, reverts)
             case GrowDisk(volume=volume, size_gib=size_gib, running_in=vm):
-                assert vm is not None
-                path = str(self._place.volume_file(volume))
-                await self._hypervisor.grow_disk(vm, path, size_gib * GIB)
+                await self._pool.grow(volume, size_gib, vm)
             case RemoveDisk(volume=volume):
-                await asyncio.to_thread(files.remove_disk, self._place.volume_file(volume))
+                await self._pool.remove(volume)
+            case TakeSnapshot(volume=volume, snapshot=snapshot, running_in=vm):
+                await self._pool.take(volume, snapshot, vm)
+            case DropSnapshot(volume=volume, snapshot=snapshot, running_in=vm):
+                await self._pool.drop(volume, snapshot, vm)
+            case RevertDisk(volume=volume, snapshot=snapshot, number=number):
+                await self._pool.revert(volume, snapshot, number)
         self._faults.reached(f"{point}.done")
 
     def _progress(self, step: FetchImage) -> Callable[[int], None]:
@@ -118,34 +121,13 @@ class Volumes:
     async def evict(self, referenced: set[str]) -> None:
         """Remove images that no document names (`sha256:…`) and no disk lies over, and parts that nobody finishes."""
         now = self._clock()
-        backing = await asyncio.to_thread(self._backing)
-        await self._images.evict(referenced, backing, now)
-        await asyncio.to_thread(self._remove_old_parts, now)
-
-    def _backing(self) -> set[str]:
-        """Return the names of the images that disks in the pool lie over."""
-        found = set()
-        for path in self._place.volumes.glob("*.qcow2*"):
-            try:
-                disk = files.look(path)
-            except Invalid:
-                continue
-            if disk is not None and disk.backing:
-                found.add(disk.backing.rpartition("/")[2])
-        return found
-
-    def _remove_old_parts(self, now: float) -> None:
-        for path in self._place.volumes.glob("*-part"):
-            if now - path.stat().st_mtime > KEEP_PARTS_S:
-                files.remove(path)
+        await self._images.evict(referenced, await self._pool.origins(), now)
+        await self._pool.tidy(now)
 
     async def survey(self) -> tuple[Found, ...]:
-        """List every file in the pool and in the image cache."""
-        return await asyncio.to_thread(lambda: tuple(self._found()))
-
-    def _found(self) -> Iterator[Found]:
-        for path in sorted(self._place.volumes.glob("*")):
-            what = "disk" if path.suffix == ".qcow2" else "file"
-            yield Found(what=what, name=path.name, owner=files.owner(path), detail="in the pool")
-        for entry in self._images.list():
-            yield Found(what="image", name=entry.name, owner=None, detail="cached; removed when unused for an hour")
+        """List all that lies in the pool, and in the image cache."""
+        cached = tuple(
+            Found(what="image", name=entry.name, owner=None, detail="cached; removed when unused for an hour")
+            for entry in self._images.list()
+        )
+        return (*await self._pool.survey(), *cached)

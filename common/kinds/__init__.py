@@ -15,6 +15,7 @@ from common.kinds.region import REGION
 from common.kinds.role import ROLE
 from common.kinds.schedule import SCHEDULE
 from common.kinds.size import SIZE
+from common.kinds.snapshot import SNAPSHOT
 from common.kinds.token import TOKEN
 from common.kinds.user import USER
 from common.kinds.vm import VM
@@ -38,6 +39,7 @@ KINDS: tuple[AnyKind, ...] = (
     NETWORK,
     GROUP,
     VOLUME,
+    SNAPSHOT,
     SCHEDULE,
     VM,
 )

@@ -24,6 +24,14 @@ class HostSpec(Spec, frozen=True):
     reserved_memory_mib: Annotated[
         int, msgspec.Meta(ge=0, le=1 << 24, description="memory kept for the machine itself, MiB")
     ] = 512
+    pool_watermark_percent: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1,
+            le=100,
+            description="how full its pool, or a thin pool's metadata, may be before it takes no more volumes, percent",
+        ),
+    ] = 85
 
 
 class HostStatus(Status, frozen=True):
@@ -49,6 +57,12 @@ class HostStatus(Status, frozen=True):
     sold_memory_mib: int = 0
     sells_disk_gib: int = 0
     sold_disk_gib: int = 0
+    pool_percent: int = 0
+    """How full its pool is, by what it last said."""
+    pool_metadata_percent: int = 0
+    """How full a thin pool's metadata are."""
+    pool_closed: str = ""
+    """Why it takes no more volumes; empty: it does."""
     vms: int = 0
     last_seen_at: float = 0
 

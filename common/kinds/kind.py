@@ -77,6 +77,8 @@ class Ref:
     """Marks a spec field (in Annotated) that names a thing of another kind. Users write name or id; ids are stored."""
 
     kind: str
+    holds: bool = True
+    """Whether what is named can't be deleted while it is; else it goes, and what named it lets go of it."""
 
 
 @dataclass(frozen=True)
@@ -235,6 +237,7 @@ class Field:
     type: Any
     description: str
     ref: str | None
+    holds: bool
     server_set: bool
     counts: bool
     private: bool
@@ -261,6 +264,7 @@ def _fields(spec: Any) -> tuple[Field, ...]:
                 type=hints[field.name],
                 description=next((m.description for m in metas if m.description), ""),
                 ref=next((m.kind for m in marks if isinstance(m, Ref)), None),
+                holds=all(m.holds for m in marks if isinstance(m, Ref)),
                 server_set=any(isinstance(m, ServerSet) for m in marks),
                 counts=any(isinstance(m, Counts) for m in marks),
                 private=any(isinstance(m, Private) for m in marks),

@@ -53,6 +53,11 @@ class VmSpec(Spec, frozen=True):
     ] = None
     zone: Annotated[str | None, Ref("zone"), msgspec.Meta(description="pin to the hosts of this zone")] = None
     rack: Annotated[str | None, Ref("rack"), msgspec.Meta(description="pin to the hosts of this rack")] = None
+    beside: Annotated[
+        str | None,
+        Ref("volume", holds=False),
+        msgspec.Meta(description="place it on the host of this volume, so that it can be attached"),
+    ] = None
     groups: Annotated[
         tuple[Annotated[str, Ref("group")], ...],
         msgspec.Meta(max_length=8, description="groups whose rule it obeys: machines apart, or together"),
@@ -369,7 +374,20 @@ VM = Kind(
         Extra(name="why", method="GET", summary="Explain why the machine is not as wished.", role=Role.READER),
     ),
     fixed=frozenset(
-        {"image", "size", "vcpus", "memory_mib", "disk_gib", "networks", "host", "zone", "rack", "groups", "ha"}
+        {
+            "image",
+            "size",
+            "vcpus",
+            "memory_mib",
+            "disk_gib",
+            "networks",
+            "host",
+            "zone",
+            "rack",
+            "beside",
+            "groups",
+            "ha",
+        }
     ),
     keeps=True,
 )

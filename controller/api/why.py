@@ -9,6 +9,7 @@ from common.clock import iso
 from common.ids import HostId, Id
 from common.kinds.kind import AnyResource
 from common.kinds.vm import VmStatus
+from common.kinds.volume import VOLUME
 from common.refusal import Refusal
 from controller.api.render import EventView, OperationView, event_view, operation_view
 from controller.auth.caller import Caller, sees
@@ -16,7 +17,7 @@ from controller.store.rows import Document, Event
 from controller.store.working import WorkingSet, references
 
 EVENTS = 10
-_AT_REST = frozenset({"active", "ready", "running", "stopped", "available", "cordoned"})
+_AT_REST = frozenset({"active", "ready", "running", "stopped", "available", "cordoned", "attached", "detached"})
 """States in which a thing holds up nothing that uses it."""
 
 
@@ -50,15 +51,18 @@ def explain(row: AnyResource, seen: WorkingSet, caller: Caller, events: Sequence
 
 
 def _steps(row: AnyResource, seen: WorkingSet, caller: Caller) -> Iterator[str]:
+    holding = references(row, holding=True)
     for target in references(row):
         used = seen.get(target)
         if used is None:
-            yield f"{target}, which it refers to, is gone"
+            if target in holding:
+                yield f"{target}, which it refers to, is gone"
         elif used.kind != "host" and sees(caller, seen, used) and used.status.state not in _AT_REST:
             yield _said(used)
-    for child in seen.children(row.id):
-        if child.status.state not in _AT_REST:
-            yield _said(child)
+    attached = (user for user in seen.users(row.id) if user.kind == VOLUME.name and user.spec.vm == row.id)
+    for part in (*seen.children(row.id), *attached):
+        if part.status.state not in _AT_REST:
+            yield _said(part)
     for document in (*seen.owned_documents(row.id), *_of_children(row.id, seen)):
         if step := _of_host(document, seen):
             yield step

@@ -82,7 +82,7 @@ def authorise(caller: Caller, action: str, subject: Subject) -> None:
     """Let a call pass, or raise Denied with the action that is missing, and who could grant it."""
     if action not in actions.matching(action):
         kind = kind_named(subject.kind)
-        made = f"Skerry makes and deletes each {kind.name} with the thing that needs it"
+        made = f"make a new {kind.name} in its place"
         raise Denied(f"nobody has {action}: {kind.plural} can't be changed so by anybody", fix=made)
     if not caller.may(action, subject):
         raise Denied(

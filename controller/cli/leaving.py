@@ -129,10 +129,10 @@ async def _host(client: Client, kind: AnyKind, name: str) -> Shown:
 
 
 async def _things(client: Client, host: Shown) -> list[Thing]:
-    """Return the machines on a host, and the disks there that no machine owns, of every project."""
+    """Return what is on a host, of every project: snapshots before machines before the disks that no machine owns."""
     found = []
     for project in await _all(client, client.path(kind_named("project"))):
-        for kind in ("vm", "volume"):
+        for kind in ("snapshot", "vm", "volume"):
             path = client.path(kind_named(kind), project=project.name)
             rows = await _all(client, path)
             found += [_thing(row) for row in rows if _is_on(row, host) and not (kind == "volume" and row.owner)]
@@ -144,7 +144,7 @@ async def _all(client: Client, path: str) -> list[Shown]:
 
 
 def _is_on(row: Shown, host: Shown) -> bool:
-    return host.name == row.status.get("host") if row.kind == "vm" else row.spec.get("host") in (host.id, host.name)
+    return row.status.get("host") == host.name
 
 
 def _thing(row: Shown) -> Thing:

@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 
 from common import names
-from common.documents import AnyDoc, DomainDoc, DomainSeen, NetworkDoc, PortDoc, VolumeDoc
+from common.documents import AnyDoc, DomainDoc, DomainSeen, NetworkDoc, PortDoc, SnapshotDoc, VolumeDoc
 from common.ids import HostId, Id
 from common.protocol import Found
 from controller.store.rows import Document
@@ -65,7 +65,9 @@ def things(doc: AnyDoc, host: HostId) -> Iterator[tuple[Thing, Id]]:
         case DomainDoc():
             yield ("domain", names.domain_name(doc.id)), doc.id
         case VolumeDoc():
-            yield ("disk", names.volume_file(doc.id)), doc.id
+            yield ("disk", doc.id), doc.id
+        case SnapshotDoc():
+            yield ("snapshot", doc.id), doc.id
         case NetworkDoc():
             yield ("bridge", names.bridge(doc.id)), doc.id
             yield ("vxlan", names.vxlan(doc.id)), doc.id

@@ -1,14 +1,16 @@
 """What hosts say of their load: held against what is placed on them, and kept many hosts at a time."""
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 import structlog
 
 from common.documents import DocKey
 from common.errors import SkerryError
-from common.ids import HostId
+from common.ids import HostId, Id
 from common.protocol import Metrics
+from controller.fleet.attached import pool_moved
 from controller.fleet.lies import Lies
 from controller.metrics.intake import Measures
 from controller.store.working import WorkingSet
@@ -22,10 +24,11 @@ EVERY_S = 0.25
 class Figures:
     """The vectors that came since they were last kept, the newest of each host. `run` keeps them."""
 
-    def __init__(self, seen: WorkingSet, lies: Lies, measures: Measures) -> None:
+    def __init__(self, seen: WorkingSet, lies: Lies, measures: Measures, poke: Callable[[Id], None]) -> None:
         self._seen = seen
         self._lies = lies
         self._measures = measures
+        self._poke = poke
         self._told: dict[HostId, Metrics] = {}
 
     async def take(self, host: HostId, said: Metrics) -> None:
@@ -51,7 +54,10 @@ class Figures:
         told, self._told = self._told, {}
         for host, taken in self._measures.take(told).items():
             if taken.metrics:
-                self._seen.host(host).metrics = taken.metrics
+                view = self._seen.host(host)
+                moved, view.metrics = pool_moved(view.metrics, taken.metrics), taken.metrics
+                if moved:
+                    self._poke(host)
             if taken.refused:
                 await self._refuse(host, taken.refused)
 

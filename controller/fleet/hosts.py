@@ -38,6 +38,7 @@ from common.protocol import (
 )
 from common.secret import digest_of
 from common.tls import Peer
+from controller.fleet.attached import volumes_moved
 from controller.fleet.audit import Difference, compare
 from controller.fleet.booted import settled_boot
 from controller.fleet.figures import Figures
@@ -63,7 +64,7 @@ TURNED_AWAY_S = 600.0
 """A host that is turned away for the same reason again and again leaves one event in so long."""
 
 _BOOTS = 4
-_ACTION = re.compile(r"^(?:domain|volume|network|port)\.[a-z-]{1,24}$")
+_ACTION = re.compile(r"^(?:domain|volume|snapshot|network|port)\.[a-z-]{1,24}$")
 """What a host may call an event. Without the prefix it would be the controller's own."""
 
 Changed = Callable[[HostId], None]
@@ -136,7 +137,7 @@ class Hosts:
         self.foreign_reports = 0
         """Reports that spoke of documents their host does not have."""
         self._lies = Lies(self._about, clock)
-        self._figures = Figures(self._seen, self._lies, measures)
+        self._figures = Figures(self._seen, self._lies, measures, poke)
         self._turned_away: dict[HostId, tuple[str, float]] = {}
         self._boots: dict[HostId, tuple[str, ...]] = {}
         """The machines' boots that were seen of a host, the newest last: none comes back after another one."""
@@ -416,14 +417,16 @@ class Hosts:
         fit = [clipped(report) for report in await self._fit(host, message.reports)]
         own = tuple(self._without_steps(host, report) for report in fit)
         booted = [found for report in own if (found := settled_boot(self._seen, host, report))]
+        moved = volumes_moved(view.reports, own)
         if message.full:
             view.reports = {report.key: report for report in own}
             view.reported = True
         else:
             view.reports.update((report.key, report) for report in own)
         gone = [(report.key, report.revision) for report in own if self._is_gone(host, report)]
-        for owner in {document.owner for report in own if (document := self._seen.document(host, report.key))}:
-            self._poke(owner)
+        owners_told = {document.owner for report in own if (document := self._seen.document(host, report.key))}
+        for one in owners_told | moved:
+            self._poke(one)
         for row, boot in booted:
             await self._happened(row, "first-boot", words(boot), actor=host)
         if gone:

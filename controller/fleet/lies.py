@@ -19,6 +19,7 @@ from common.documents import (
     NetworkSeen,
     PortDoc,
     Report,
+    SnapshotDoc,
     VolumeDoc,
     VolumeSeen,
 )
@@ -157,6 +158,7 @@ def _stranger(seen: WorkingSet, host: HostId, report: Report) -> tuple[Lie, str]
 _SIGHTS: dict[type[AnyDoc], type] = {
     DomainDoc: DomainSeen,
     VolumeDoc: VolumeSeen,
+    SnapshotDoc: type(None),
     NetworkDoc: NetworkSeen,
     PortDoc: type(None),
 }

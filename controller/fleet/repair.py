@@ -120,7 +120,7 @@ def _orphan(seen: WorkingSet, host: HostId, difference: Difference) -> tuple[Rep
     claim = seen.placement(owner)
     if (claim and claim.host != host) or seen.owned_documents(owner):
         return _left(difference, f"{owner} still has a claim elsewhere, or a document: look there first")
-    doc = last_document(owner)
+    doc = last_document(owner, difference.detail)
     if doc is None:
         return _left(difference, f"nothing is known of how a {difference.what} is destroyed: remove it by hand")
     say = f"destroys {difference.what} {difference.name}: nothing in the books owns {owner}"

@@ -177,7 +177,7 @@ def delete(context: Context, row: AnyResource, *, keep: bool = False) -> Admissi
             f"{row.kind} {row.name} belongs to {owner.kind} {owner.name}", fix=f"delete {owner.kind} {owner.name}"
         )
     planner_of(row.kind).admit_delete(row, context.seen)
-    if wanted := context.seen.wanted(context.seen.users(row.id)):
+    if wanted := context.seen.wanted(context.seen.holders(row.id)):
         raise Conflict(f"{row.kind} {row.name} is used by {_users(context, wanted)}", fix="delete those first")
     keep_s = kept_for(row, context.seen) if keep and kind_named(row.kind).keeps else 0
     if row.deleted_at is not None:

@@ -7,6 +7,7 @@ import msgspec
 
 from common.documents import DocKey, DomainDoc, DomainSeen
 from common.errors import NoCapacity
+from common.ids import HostId
 from common.kinds.kind import AnyResource
 from common.refusal import Cost, Refusal
 from controller.kinds.disks import needed_gib
@@ -37,7 +38,7 @@ def claim_of(vm: AnyResource, seen: WorkingSet, placement: Placement, shape: Sha
         memory_mib=max(shape.memory_mib, had[1]),
         disk_gib=needed_gib(vm, seen, shape),
     )
-    short = _short(vm, seen, placement, needed)
+    short = short_of(vm, seen, needed)
     if short is None:
         return Claim(placement=needed)
     least = {name: min(getattr(needed, name), getattr(placement, name)) for name in _DIMENSIONS}
@@ -73,21 +74,29 @@ def _may_run_with(vm: AnyResource, seen: WorkingSet, placement: Placement) -> tu
     return max(told[0], report.seen.vcpus), max(told[1], report.seen.memory_mib)
 
 
-def _short(vm: AnyResource, seen: WorkingSet, placement: Placement, needed: Placement) -> Refusal | None:
-    """Say what its host has too little of for a machine to grow; None: it has enough."""
-    capacity, used, host = seen.capacity(placement.host), seen.used(placement.host), seen.name_of(placement.host)
+def _pool_closed(host: HostId, seen: WorkingSet) -> str:
+    row = seen.get(host)
+    return str(row.status.pool_closed) if row else ""
+
+
+def short_of(row: AnyResource, seen: WorkingSet, needed: Placement) -> Refusal | None:
+    """Say what a host has too little of for a thing to have so much of it; None: it has enough."""
+    placement, where = seen.placement(row.id), needed.host
+    capacity, used, host = seen.capacity(where), seen.used(where), seen.name_of(where)
     costs, less = [], []
     for dimension, (constraint, unit) in zip(_DIMENSIONS, UNITS, strict=True):
-        more = getattr(needed, dimension) - getattr(placement, dimension)
+        more = getattr(needed, dimension) - (getattr(placement, dimension) if placement else 0)
         free = max(0, getattr(capacity, dimension) - getattr(used, dimension)) if capacity else 0
         if more > max(0, free):
             detail = f"needs {more} {unit} more; {free} {'is' if free == 1 else 'are'} free on host {host}"
+            if dimension == "disk_gib" and (closed := _pool_closed(where, seen)):
+                detail = f"{detail}: {closed}"
             costs.append(Cost(constraint=constraint, hosts=1, detail=detail))
             less.append(f"{more - free} {unit} less")
     if not costs:
         return None
     return Refusal(
-        summary=f"vm {vm.name} {'; '.join(cost.detail for cost in costs)}",
+        summary=f"{row.kind} {row.name} {'; '.join(cost.detail for cost in costs)}",
         hosts=1,
         costs=tuple(costs),
         smallest_change=f"ask for {' and '.join(less)}, or free as much on host {host}",

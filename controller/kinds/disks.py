@@ -63,6 +63,20 @@ def disks_of(vm: AnyResource, seen: WorkingSet) -> Disks:
     return Disks(root=root_of(vm), rescue=rescue, here=here)
 
 
+def data_volumes(vm: AnyResource, seen: WorkingSet) -> tuple[AnyResource, ...]:
+    """Return the data volumes that a machine is to have, in the order in which its guest finds them at boot."""
+    users = (user for user in seen.users(vm.id) if user.kind == VOLUME.name)
+    return tuple(user for user in users if user.spec.vm == vm.id and user.deleted_at is None)
+
+
+def lies_on(volume: AnyResource, seen: WorkingSet) -> HostId | None:
+    """Return the host that has a volume; None: none yet."""
+    if volume.spec.host:
+        return HostId(Id(volume.spec.host))
+    placement = seen.placement(volume.id)
+    return placement.host if placement else None
+
+
 def root_of(vm: AnyResource) -> Id:
     """Return the id of a machine's root disk."""
     rebuilt = vm.spec.rebuild_generation
@@ -100,8 +114,9 @@ def next_write(vm: AnyResource, seen: WorkingSet, shape: Shape, placement: Place
         rescue = volume == disks.rescue
         size_gib = _rescue_gib(vm, seen) if rescue else shape.disk_gib
         spec = VolumeSpec(size_gib=size_gib, image=vm.spec.rescue if rescue else vm.spec.image, host=placement.host)
-        # A rescue disk is named by its id: another machine's root disk may have any name that a machine can have.
-        name = volume if rescue else vm.name
+        # A rescue disk is named by its id: another volume may have any name that a machine can have.
+        taken = seen.named(VOLUME.name, vm.project, vm.name)
+        name = volume if rescue or taken else vm.name
         write = CreateChild(id=volume, kind=VOLUME.name, project=vm.project, name=name, owner=vm.id, spec=spec)
         return write, f"making its {'rescue disk' if rescue else 'root volume'}"
     root = disks.here.get(disks.root)
@@ -112,7 +127,12 @@ def next_write(vm: AnyResource, seen: WorkingSet, shape: Shape, placement: Place
 
 
 def _is_rescue(volume: AnyResource, vm: AnyResource) -> bool:
-    return bool(volume.name != vm.name)
+    roots = (child_id(vm.id, VOLUME.prefix, f"root {number}" if number else "") for number in _rebuilds(vm))
+    return volume.id not in roots
+
+
+def _rebuilds(vm: AnyResource) -> range:
+    return range(vm.spec.rebuild_generation + 1)
 
 
 def lagging(vm: AnyResource, seen: WorkingSet, host: HostId) -> str:

@@ -3,19 +3,21 @@
 import msgspec
 
 from common.errors import Conflict, Invalid
-from common.ids import HostId
+from common.ids import HostId, is_id
 from common.kinds.host import HostSpec, HostStatus
 from common.kinds.kind import AnyResource, Spec
+from common.kinds.vm import VM
 from common.protocol import Inventory
 from common.secret import Secret, digest_of
 from controller.auth.caller import Caller
 from controller.kinds.moving import refuse_move
 from controller.kinds.outcome import Do, Done, Outcome, Wait
 from controller.kinds.plain import going, silence
+from controller.kinds.pool import PoolState, closed_words, limited, pool_state
 from controller.store.places import domain_of, rack_of, zone_of
 from controller.store.rows import JOIN_TOKEN_S, Capacity, Enrolment
 from controller.store.working import WorkingSet
-from controller.store.writes import AnyWrite, Forget, ForgetHost, MoveHost, PutEnrolment, SetCapacity
+from controller.store.writes import Amend, AnyWrite, Forget, ForgetHost, MoveHost, PutEnrolment, SetCapacity
 
 REVEALS = "skj"
 
@@ -46,10 +48,11 @@ def _moves(row: AnyResource, was: AnyResource, seen: WorkingSet) -> bool:
 def admit_delete(row: AnyResource, seen: WorkingSet) -> None:
     """Refuse while wanted machines live on it. Those being deleted don't hold it: so a dead host never blocks them."""
     here = [seen.get(placement.owner) for placement in seen.placed_on(HostId(row.id))]
-    wanted = sorted(vm.name for vm in here if vm and vm.deleted_at is None)
+    wanted = sorted(f"{one.kind} {one.name}" for one in here if one and one.deleted_at is None)
     if wanted:
+        more = f" and {len(wanted) - 5} more" if len(wanted) > 5 else ""
         raise Conflict(
-            f"host {row.name} has {len(wanted)} machines: {', '.join(wanted[:5])}",
+            f"host {row.name} has {', '.join(wanted[:5])}{more}",
             fix="delete those first; if the host is lost, their deletion ends when the host is deleted after them",
         )
 
@@ -71,10 +74,27 @@ def plan(row: AnyResource, seen: WorkingSet, now: float) -> Outcome:
     if row.deleted_at is not None:
         return _plan_delete(row, seen, host)
     view = seen.host(host)
-    wanted = capacity_of(host, row.spec, view.inventory) if view.inventory else None
+    pool = pool_state(row, seen)
+    wanted = limited(capacity_of(host, row.spec, view.inventory), seen.used(host), pool) if view.inventory else None
     if wanted and wanted != seen.capacity(host):
-        return Do(writes=(SetCapacity(capacity=wanted),), say="noting what it may sell")
-    return Done(status=_status(row, seen, host, now))
+        return Do(writes=(SetCapacity(capacity=wanted), *_told(row, pool)), say="noting what it may sell")
+    return Done(status=_with_pool(_status(row, seen, host, now), row, pool))
+
+
+def _told(row: AnyResource, pool: PoolState) -> tuple[AnyWrite, ...]:
+    """Leave an event where its pool closes or opens, with the change of what it may sell."""
+    if pool.closed == bool(row.status.pool_closed):
+        return ()
+    words = closed_words(row, pool) or f"the pool of host {row.name} is {pool.data} % full: it takes volumes again"
+    return (Amend(row=row, spec=row.spec, what="pool-closed" if pool.closed else "pool-opened", message=words),)
+
+
+def _with_pool(status: HostStatus, row: AnyResource, pool: PoolState) -> HostStatus:
+    closed = closed_words(row, pool)
+    message = "; ".join(words for words in (status.message, closed) if words)
+    return msgspec.structs.replace(
+        status, message=message, pool_percent=pool.data, pool_metadata_percent=pool.metadata, pool_closed=closed
+    )
 
 
 def _plan_delete(row: AnyResource, seen: WorkingSet, host: HostId) -> Outcome:
@@ -108,7 +128,7 @@ def _bounded(wanted: float) -> int:
 
 def _status(row: AnyResource, seen: WorkingSet, host: HostId, now: float) -> HostStatus:
     view, enrolment, inventory = seen.host(host), seen.enrolment(host), seen.host(host).inventory
-    status: HostStatus = msgspec.structs.replace(row.status, vms=len(seen.placed_on(host)), message="", why=None)
+    status: HostStatus = msgspec.structs.replace(row.status, vms=_machines(seen, host), message="", why=None)
     rack, zone = rack_of(seen.get, row), zone_of(seen.get, row)
     status = msgspec.structs.replace(status, rack=rack.name if rack else "", zone=zone.name if zone else "")
     if inventory:
@@ -133,6 +153,11 @@ def _status(row: AnyResource, seen: WorkingSet, host: HostId, now: float) -> Hos
         )
         return msgspec.structs.replace(status, state="expected", message=message)
     return msgspec.structs.replace(status, state="unreachable", message=silence(seen, host))
+
+
+def _machines(seen: WorkingSet, host: HostId) -> int:
+    """Count the machines on a host: volumes and snapshots have claims, too."""
+    return sum(is_id(placement.owner, VM.prefix) for placement in seen.placed_on(host))
 
 
 def _with_books(status: HostStatus, seen: WorkingSet, host: HostId) -> HostStatus:

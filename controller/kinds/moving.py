@@ -10,7 +10,8 @@ from controller.store.working import WorkingSet
 def refuse_move(host: AnyResource, seen: WorkingSet) -> None:
     """Raise Conflict where a machine on a host, as it would stand, is pinned elsewhere or breaks a hard rule there."""
     here = {placement.owner for placement in seen.placed_on(HostId(host.id))}
-    for vm in sorted(filter(None, map(seen.get, here)), key=lambda vm: vm.name):
+    machines = [one for one in map(seen.get, here) if one and one.kind == "vm"]
+    for vm in sorted(machines, key=lambda vm: vm.name):
         for over, place in (("rack", vm.spec.rack), ("zone", vm.spec.zone)):
             if place and domain_of(seen.get, host, over) != place:
                 raise _refused(host, vm, f"is pinned to {over} {seen.name_of(place)}")

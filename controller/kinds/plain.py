@@ -19,7 +19,7 @@ def plan_plain(row: AnyResource, seen: WorkingSet) -> Outcome:
 
 def wait_for_users(row: AnyResource, seen: WorkingSet) -> Wait | None:
     """A deleted thing stays as long as things that are being deleted still use it."""
-    users = seen.users(row.id)
+    users = seen.holders(row.id)
     if not users:
         return None
     message = f"used until {going(row, users)} is gone"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import msgspec
 
 from common.counters import ADDRESSES, DISK_GIB, MEMORY_MIB, VCPUS, VMS, VOLUMES, Counter
-from common.documents import DocKey, DomainDoc, DomainSeen, GuestMetadata, Nic, Report, key_of
+from common.documents import DataDisk, DocKey, DomainDoc, DomainSeen, GuestMetadata, Nic, Report, key_of
 from common.errors import Conflict, FieldError, Invalid
 from common.ids import HostId, Id
 from common.kinds.kind import AnyResource, Spec, kept_until
@@ -15,7 +15,7 @@ from controller.auth.caller import Caller, require_operator
 from controller.kinds import lifetime
 from controller.kinds.claim import admit_growth, claim_of
 from controller.kinds.demand import demand_of
-from controller.kinds.disks import disks_of, held_gib, lagging, needed_gib, next_write
+from controller.kinds.disks import data_volumes, disks_of, held_gib, lagging, lies_on, needed_gib, next_write
 from controller.kinds.network import guest_mtu
 from controller.kinds.outcome import Blocked, Do, Done, Outcome, Place, Wait
 from controller.kinds.plain import silence
@@ -157,7 +157,8 @@ def _plan_kept(row: AnyResource, seen: WorkingSet, now: float) -> Outcome:
     for document in seen.owned_documents(row.id):
         if not isinstance(document.doc, DomainDoc) or document.gone:
             continue
-        stopped = msgspec.structs.replace(document.doc, power="stopped")
+        data = _data(row, seen, document.host)
+        stopped = msgspec.structs.replace(document.doc, power="stopped", data=data)
         if document.doc != stopped:
             write = PutDocument(host=document.host, owner=row.id, doc=stopped)
             return Do(writes=(write,), say=f"having host {seen.name_of(document.host)} stop it")
@@ -178,6 +179,7 @@ def _place(row: AnyResource, seen: WorkingSet, shape: Shape) -> Outcome:
         cidr = network.spec.cidr
         claims.append(ClaimAddress(network=network.id, cidr=cidr, vm=row.id, index=index, mac=mac(row.id, index)))
         pokes.append(Poke(resource=network.id))
+    pokes += [Poke(resource=volume.id) for volume in data_volumes(row, seen)]
     demand = demand_of(row, msgspec.structs.replace(shape, disk_gib=needed_gib(row, seen, shape)), seen)
     return Place(demand=demand, writes=(*claims, *pokes), status=_status(row, seen, "blocked", ""))
 
@@ -214,6 +216,7 @@ def _domain(row: AnyResource, seen: WorkingSet, shape: Shape, placement: Placeme
         cpu_weight=spec.cpu_weight,
         cpu_cap_percent=spec.cpu_cap_percent,
         memory_min_mib=spec.memory_min_mib,
+        data=_data(row, seen, placement.host),
         metadata=GuestMetadata(
             instance_id=row.id,
             hostname=row.name,
@@ -224,6 +227,15 @@ def _domain(row: AnyResource, seen: WorkingSet, shape: Shape, placement: Placeme
             token_required=_needs_token(row, seen),
             token_hops=spec.metadata_hops,
         ),
+    )
+
+
+def _data(row: AnyResource, seen: WorkingSet, host: HostId) -> tuple[DataDisk, ...]:
+    """Return its data volumes, as far as they lie on its host."""
+    return tuple(
+        DataDisk(volume=one.id, reverts=one.spec.revert_generation)
+        for one in data_volumes(row, seen)
+        if lies_on(one, seen) == host
     )
 
 
@@ -290,6 +302,8 @@ def _remarks(row: AnyResource, seen: WorkingSet, domain: DomainSeen) -> Iterator
         yield f"it lends memory to its host, which is short of it: it has {domain.balloon_mib} MiB just now"
     if domain.note:
         yield domain.note
+    if domain.data_note:
+        yield domain.data_note
 
 
 def _status(row: AnyResource, seen: WorkingSet, state: str, message: str, report: Report | None = None) -> VmStatus:

@@ -2,13 +2,16 @@
 
 from collections import Counter, defaultdict
 
+import msgspec
+
 from common.ids import HostId, Id
-from common.refusal import Refusal
+from common.refusal import Cost, Refusal
 from controller.scheduler.capacity import Stock
 from controller.scheduler.choose import Choice, Demand, choose
 from controller.scheduler.columns import Columns, HostRow, Place, Room
 from controller.scheduler.rules import Crowd, Rule
 from controller.scheduler.survival import Survival, wanted_elsewhere
+from controller.store.keeping import keep
 from controller.store.places import rack_of, zone_of
 from controller.store.rows import Capacity
 from controller.store.working import WorkingSet
@@ -23,6 +26,8 @@ class Inventory:
         self._joining: dict[Id, dict[Id, HostId]] = defaultdict(dict)
         """Of each group the members that are chosen for a host, and not committed yet."""
         self._columns = Columns()
+        self._closed: dict[HostId, str] = {}
+        """Hosts whose pools are too full to sell more, and how it is said."""
         self._loads: dict[HostId, Counter[Room]] = {}
         """Of each host that was asked for, the machines to be started elsewhere if it is lost."""
         self._survival = Survival(self._columns, self._load, self._is_guarded)
@@ -40,7 +45,17 @@ class Inventory:
     def would_choose(self, demand: Demand) -> Choice | Refusal:
         """Say which host would be chosen now; nothing is reserved."""
         crowds = [self._crowd(rule, demand.owner) for rule in demand.groups]
-        return choose(self._columns, demand, crowds, self._survival)
+        found = choose(self._columns, demand, crowds, self._survival)
+        return self._with_pools(found) if isinstance(found, Refusal) else found
+
+    def _with_pools(self, refusal: Refusal) -> Refusal:
+        """Name the hosts that would have the room on paper, and whose pools are too full to sell it."""
+        if not self._closed:
+            return refusal
+        first = next(iter(self._closed.values()))
+        cost = Cost(constraint="pool", hosts=len(self._closed), detail=first)
+        way_out = f"{refusal.smallest_change}; or make room in a pool ({first})"
+        return msgspec.structs.replace(refusal, costs=(*refusal.costs, cost), smallest_change=way_out)
 
     def take_stock(self) -> Stock:
         """Return all of it as it is now, to be counted elsewhere."""
@@ -67,7 +82,9 @@ class Inventory:
         row, capacity = self._seen.get(host), self._seen.capacity(host)
         if row is None or capacity is None or row.deleted_at is not None:
             self._columns.drop(host)
+            self._closed.pop(host, None)
             return
+        keep(self._closed, host, row.status.pool_closed, there=bool(row.status.pool_closed))
         rack, zone = rack_of(self._seen.get, row), zone_of(self._seen.get, row)
         self._columns.put(
             HostRow(

@@ -21,8 +21,9 @@ Loads = Callable[[HostId], Mapping[Room, int]]
 
 
 def wanted_elsewhere(vm: AnyResource) -> bool:
-    """Say whether a machine is to be started elsewhere if its host is lost: not one that only its host will do for."""
-    return bool(vm.spec.ha and not vm.spec.host)
+    """Say whether a thing is a machine that is to be started elsewhere if its host is lost: not one that only its host
+    will do for."""
+    return vm.kind == "vm" and bool(vm.spec.ha and not vm.spec.host)
 
 
 class Loss(msgspec.Struct, frozen=True, kw_only=True):

@@ -159,7 +159,7 @@ def _updated(tx: Tx, wanted: AnyResource, was: AnyResource) -> AnyResource | Non
 
 def _refuse_gone_references(tx: Tx, row: AnyResource) -> None:
     """The working set, from which references were resolved, may be a moment old: the database decides."""
-    wanted = set(references(row))
+    wanted = set(references(row, holding=True))
     if not wanted or row.deleted_at is not None:
         return
     if missing := sorted(one for one in wanted if not tx.row(_WANTED, of=one)):

@@ -174,6 +174,10 @@ class WorkingSet:
         """Return the resources whose spec refers to this one, by id order."""
         return tuple(self._resources[user] for user in sorted(self._users.get(resource, ())))
 
+    def holders(self, resource: Id) -> tuple[AnyResource, ...]:
+        """Return those of its users without which it may not go."""
+        return tuple(user for user in self.users(resource) if resource in references(user, holding=True))
+
     def wanted(self, rows: Iterable[AnyResource]) -> tuple[AnyResource, ...]:
         """Return those that are not being deleted, each once. A part stands for what made it, and goes with it."""
         wholes = {whole.id: whole for whole in map(self._whole, rows)}
@@ -528,16 +532,16 @@ def spec_told(row: AnyResource) -> bytes:
     return to_json({name: value for name, value in plain(row.spec).items() if name not in private})
 
 
-def references(row: AnyResource) -> tuple[Id, ...]:
-    """Return the ids that a resource's spec refers to."""
+def references(row: AnyResource, *, holding: bool = False) -> tuple[Id, ...]:
+    """Return the ids that a resource's spec refers to; `holding`: only of what may not go while it does."""
     spec, found = row.spec, list[Id]()
-    for field in reference_fields(row.kind):
+    for field in reference_fields(row.kind, holding=holding):
         if value := getattr(spec, field):
             found += (Id(value),) if isinstance(value, str) else value
     return tuple(found)
 
 
 @cache
-def reference_fields(kind: str) -> tuple[str, ...]:
-    """Return the names of a kind's spec fields that hold references."""
-    return tuple(field.name for field in fields(kind_named(kind).spec) if field.ref)
+def reference_fields(kind: str, *, holding: bool = False) -> tuple[str, ...]:
+    """Return the names of a kind's spec fields that have references; `holding`: that hold what they refer to."""
+    return tuple(field.name for field in fields(kind_named(kind).spec) if field.ref and (field.holds or not holding))

@@ -9,7 +9,7 @@ from controller.api.routes import ROUTES, Route
 NAMES = {
     "domain": "default", "project": "a", "user": "bob", "role": "mine", "binding": "bob", "token": "a-reader",
     "region": "north", "zone": "z1", "rack": "r1", "host": "h1", "size": "small", "image": "disk", "keypair": "me",
-    "network": "default", "group": "apart", "volume": "web", "vm": "web", "schedule": "nights",
+    "network": "default", "group": "apart", "volume": "web", "snapshot": "before", "vm": "web", "schedule": "nights",
 }  # fmt: skip
 
 
@@ -18,6 +18,8 @@ async def furnished(cloud: World) -> None:
     host = await cloud.host("h1")
     vm = await cloud.vm("a", "web", host)
     host.serial[vm.id] = b"hello"
+    await cloud.make(f"{P}/a/volumes", "data", {"size_gib": 1, "vm": "web"})
+    await cloud.make(f"{P}/a/snapshots", "before", {"volume": "data"})
     await cloud.make("/v1/users", "bob")
     await cloud.make("/v1/roles", "mine", {"grants": [{"actions": ["vm.start"]}]})
     await cloud.make("/v1/regions", "north")

@@ -87,6 +87,9 @@ async def test_the_examples_are_taken_by_the_schema_and_by_the_api(cloud: World,
     await cloud.make("/v1/sizes", "small", {"vcpus": 1, "memory_mib": 512, "disk_gib": 1})
     await cloud.make(f"{P}/a/images", "tiny", {"format": "kernel"})
     await cloud.make(f"{P}/a/networks", "default")
+    if kind.name == "snapshot":
+        await cloud.vm("a", "web", await cloud.host("h1"))
+        await cloud.make(f"{P}/a/volumes", "data", {"size_gib": 1, "vm": "web"})
     if kind.name == "binding":
         await cloud.make("/v1/users", "bob")
     await cloud.make("/v1/regions", "north")

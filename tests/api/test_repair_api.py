@@ -14,7 +14,7 @@ from controller.fleet.audit import Difference
 from controller.fleet.auditor import Auditor
 
 STRAY = Id("vol-zzzzzzzzzzzz")
-ORPHAN = Difference(problem="orphan", what="disk", name=f"{STRAY}.qcow2", owner=STRAY, owner_name="")
+ORPHAN = Difference(problem="orphan", what="disk", name=STRAY, owner=STRAY, owner_name="")
 FOREIGN = Difference(problem="orphan", what="domain", name="somebodys", owner=None, owner_name="")
 
 

@@ -12,9 +12,11 @@ from typing import Any
 import msgspec
 
 from agent.console import Consoles
+from agent.drivers.file_pool import FilePool
 from agent.drivers.images import ImageCache, Progress
 from agent.drivers.libvirt import Libvirt
 from agent.drivers.place import Place
+from agent.drivers.pool import Pool
 from agent.inventory import find_place
 from agent.kinds.balloon import HostMemory
 from agent.kinds.domain import Domains, host_memory
@@ -75,10 +77,10 @@ class Agent:
     """The compute and storage side of an agent, in this process."""
 
     def __init__(
-        self, loop: Loop, libvirt: Reached, place: Place, kinds: tuple[Volumes, Domains], inbox: Inbox
+        self, loop: Loop, libvirt: Reached, place: Place, kinds: tuple[Pool, Volumes, Domains], inbox: Inbox
     ) -> None:
         self.loop, self.libvirt, self.place, self.inbox = loop, libvirt, place, inbox
-        self.volumes, self.domains = kinds
+        self.pool, self.volumes, self.domains = kinds
         self.consoles = Consoles(place, libvirt)  # type: ignore[arg-type]
         self.events = inbox.events
         self._revision = int(time.time() * 1000)
@@ -150,9 +152,11 @@ async def agent(
     ) as libvirt:
         reached: Any = Reached(libvirt, host)
         images = ImageCache(place.images, fetch, faults)
-        volumes = Volumes(place, images, reached, report=inbox.report, clock=time.time, faults=faults)
+        pool = FilePool(place, images, reached)
+        volumes = Volumes(place, pool, images, reached, report=inbox.report, clock=time.time, faults=faults)
         domains = Domains(
             place,
+            pool,
             images,
             reached,
             announce=inbox.event,
@@ -162,7 +166,7 @@ async def agent(
             host_memory=host_memory,
         )
         loop = Loop(memory=memory, kinds=(volumes, domains), sink=inbox.report)
-        found = Agent(loop, reached, place, (volumes, domains), inbox)
+        found = Agent(loop, reached, place, (pool, volumes, domains), inbox)
         tasks = [asyncio.create_task(libvirt.watch()), asyncio.create_task(loop.run())]
         try:
             yield found

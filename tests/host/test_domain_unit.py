@@ -46,7 +46,7 @@ async def test_the_whole_life_of_a_machine(host: Host, state: Path, image: Path)
             await typed(one, b"echo sum $((40+2))\n", b"sum 42")
             assert b"sum 42" in await two.read()
 
-        sample = await Telemetry(a.place, a.libvirt, time.time).sample()  # type: ignore[arg-type]
+        sample = await Telemetry(a.pool, a.libvirt, time.time).sample()  # type: ignore[arg-type]
         (guest,) = sample.guests
         assert guest.vm == doc.id
         assert guest.cpu_ns > 10**8
@@ -54,7 +54,7 @@ async def test_the_whole_life_of_a_machine(host: Host, state: Path, image: Path)
 
         found = {(f.what, f.name): f.owner for f in (*await a.domains.survey(), *await a.volumes.survey())}
         assert found[("domain", doc.id)] == doc.id
-        assert found[("disk", f"{volume.id}.qcow2")] == volume.id
+        assert found[("disk", volume.id)] == volume.id
         assert found[("file", f"{doc.id}.log")] == doc.id
 
         pid = qemu(host, doc.id)

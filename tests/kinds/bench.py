@@ -9,9 +9,11 @@ from common.ids import HostId, Id
 from common.kinds.kind import AnyResource
 from common.protocol import Inventory
 from controller.kinds import admission
-from controller.kinds.outcome import Do, Outcome, Place
+from controller.kinds.outcome import Do, Done, Outcome, Place
 from controller.kinds.planners import planner_of
 from controller.scheduler.choose import Choice
+from controller.store.mutations import Conclusion
+from controller.store.queue import Finished
 from controller.store.rows import Document, Enrolment
 from controller.store.writes import PutEnrolment
 from tests.store.desk import Desk
@@ -69,6 +71,15 @@ class Bench(Desk):
             if not isinstance(outcome, Do | Place) or self.store.seen.get(row.id) is None:
                 return outcome
         raise AssertionError("the plan does not come to rest")
+
+    async def seen_through(self, row: AnyResource) -> None:
+        """Plan to rest, and have what is done written back, as the loop does."""
+        outcome = await self.rest(row)
+        assert isinstance(outcome, Done), outcome
+        found = Conclusion(
+            resource=self.now(row), status=outcome.status, state="done", message="", progress=1.0, why=None
+        )
+        await self.store.conclude(found, (), Finished(resource=row.id, pokes=0, due_at=0))
 
     def documents(self, host: HostId) -> dict[DocKey, Document]:
         """Return what a host should have."""

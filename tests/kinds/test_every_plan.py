@@ -22,11 +22,11 @@ from tests.store.desk import Clock
 from tests.store.same import plain, same
 
 GOING_ORDER = (
-    "schedule", "vm", "group", "keypair", "image", "network", "token", "binding", "user", "role",
+    "snapshot", "schedule", "vm", "volume", "group", "keypair", "image", "network", "token", "binding", "user", "role",
     "size", "host", "rack", "zone", "region",
     "project",
 )  # fmt: skip
-"""Users before what they use. Volumes go with their machines."""
+"""Users before what they use. Root disks go with their machines."""
 
 
 class Twice(Bench):
@@ -64,10 +64,12 @@ async def furnished(bench: Bench) -> list[HostId]:
     await bench.create("binding", "shop", "bob", user="bob")
     for name in ("web", "db"):
         await bench.create("vm", "shop", name, image="tiny", size="small", keypairs=["me"], groups=["apart"])
+    await bench.create("volume", "shop", "data", size_gib=5, vm="web")
     await bench.create("schedule", "shop", "nights", action="stop", vms=["web"], cron="0 20 * * *")
     hosts = [await bench.connected_host(f"h{number}", f"10.77.0.1{number}") for number in (1, 2)]
-    for kind, name in (("vm", "web"), ("volume", "web"), ("network", "default")):
+    for kind, name in (("vm", "web"), ("volume", "web"), ("network", "default"), ("volume", "data"), ("vm", "web")):
         await bench.rest(bench.named(kind, name), hosts[0])
+    await bench.create("snapshot", "shop", "before", volume="data")
     return hosts
 
 
@@ -86,11 +88,15 @@ async def moved(bench: Bench, hosts: list[HostId], what: str, number: int) -> No
         match what:
             case "step":
                 await bench.step(row, host)
-            case "delete" if row.kind != "volume":
+            case "delete" if row.owner is None:
                 await bench.delete(row)
             case "verb" if row.kind == "vm":
                 verbs = admission.kind_named("vm").verbs
                 await bench.store.admit(admission.verb(bench.context, row, verbs[number % len(verbs)]))
+            case "verb" if row.kind == "volume":
+                verbs = admission.kind_named("volume").verbs[:2]
+                takes = {"vm": ("web", "db")[number // 2 % 2]} if number % 2 else None
+                await bench.store.admit(admission.verb(bench.context, row, verbs[1 - number % 2], takes))
             case "report":
                 for document in bench.documents(host).values():
                     seen = RUNNING if isinstance(document.doc, DomainDoc) else READY
@@ -109,7 +115,7 @@ async def ended(bench: Bench, hosts: list[HostId]) -> None:
     """Delete all there is, and let hosts that answer do what they are told."""
     for kind in GOING_ORDER:
         for row in rows(bench.store.seen):
-            if row.kind == kind and row.deleted_at is None:
+            if row.kind == kind and row.deleted_at is None and row.owner is None:
                 await bench.delete(row)
     await bench.buried([row for row in rows(bench.store.seen) if row.owner is None], hosts)
 

@@ -97,8 +97,8 @@ def test_the_audit_names_what_was_planted_and_what_was_taken_away(cloud: Cloud, 
         ("orphan", "domain", f"vm-{body}"),
         ("orphan", "bridge", f"b-{body}"),
         ("orphan", "namespace", f"net-{body}"),
-        ("orphan", "disk", f"vol-{body}.qcow2"),
-        ("missing", "disk", lost.rpartition("/")[2]),
+        ("orphan", "disk", f"vol-{body}"),
+        ("missing", "disk", child_id(Id(vm), "vol")),
     }
 
 

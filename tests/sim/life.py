@@ -228,6 +228,48 @@ class Life:
     def delete_vm(self, number: int, *, keep: bool = False) -> None:
         self._ask(lambda: self.cloud.delete("vm", self._vm(number).project, self._vm(number).name, keep=keep))
 
+    @act(
+        number=NUMBERS,
+        what=["make", "make", "attach", "attach", "detach", "grow", "snapshot", "stop and revert", "drop", "delete"],
+    )
+    def use_volume(self, number: int, what: str) -> None:
+        self._ask(lambda: self._use_volume(number, what))
+
+    def _use_volume(self, number: int, what: str) -> None:
+        cloud, vm = self.cloud, self._vm(number)
+        if what == "make":
+            cloud.create("volume", vm.project, f"data-{number % 3}", size_gib=5, vm=vm.name if number % 2 else None)
+            return
+        volume = self._one("volume", number)
+        match what:
+            case "attach":
+                cloud.verb(volume.project, volume.name, "attach", kind="volume", vm=vm.name)
+            case "detach":
+                cloud.verb(volume.project, volume.name, "detach", kind="volume")
+            case "grow":
+                cloud.change("volume", volume.project, volume.name, size_gib=volume.spec.size_gib + 1)
+            case "snapshot":
+                cloud.create("snapshot", volume.project, f"kept-{number % 3}", volume=volume.name)
+            case "stop and revert":
+                snapshot = self._one("snapshot", number)
+                volume = cloud.find("volume", snapshot.project, cloud.seen.name_of(snapshot.spec.volume))
+                if volume.spec.vm:
+                    cloud.verb(volume.project, cloud.seen.name_of(volume.spec.vm), "stop")
+                    self.world.run(30)
+                cloud.verb(volume.project, volume.name, "revert", kind="volume", snapshot=snapshot.name)
+            case "drop":
+                snapshot = self._one("snapshot", number)
+                cloud.delete("snapshot", snapshot.project, snapshot.name)
+            case _:
+                cloud.delete("volume", volume.project, volume.name)
+
+    def _one(self, kind: str, number: int) -> AnyResource:
+        """Return one of the things of a kind that users made. Raises NotFound where there is none."""
+        there = sorted((row for row in self.cloud.seen.of_kind(kind) if row.owner is None), key=lambda row: row.id)
+        if not there:
+            raise NotFound(f"there is no {kind}")
+        return there[number % len(there)]
+
     @act(number=NUMBERS)
     def restore_vm(self, number: int) -> None:
         def ask() -> None:
@@ -458,9 +500,9 @@ class Life:
                 continue
             placed = [self.cloud.seen.get(one.owner) for one in self.cloud.seen.placed_on(host.id)]  # type: ignore[arg-type]
             lost = self.cloud.seen.wanted([vm for vm in (*placed, *self.cloud.seen.users(host.id)) if vm])
-            self._unprotect(lost)
-            for vm in lost:
-                self.cloud.delete("vm", vm.project, vm.name)
+            self._unprotect(vm for vm in lost if vm.kind == "vm")
+            for one in sorted(lost, key=lambda one: (_GOES.index(one.kind), one.id)):
+                self.cloud.delete(one.kind, one.project, one.name)
             if host.deleted_at is None:
                 self.cloud.delete("host", "", host.name)
         wanted = {host.id for host in self.cloud.seen.of_kind("host")}
@@ -481,6 +523,9 @@ class Life:
             if wished and vm.spec.restart == "on-crash" and vm.id not in self.excused:
                 assert vm.status.state in ("running", "blocked"), f"{vm.name}: {vm.status}"
 
+
+_GOES = ("snapshot", "vm", "volume")
+"""Users before what they use."""
 
 ACTS: Mapping[str, Choices] = {
     name: method.choices for name, method in vars(Life).items() if hasattr(method, "choices")

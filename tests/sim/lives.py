@@ -30,15 +30,20 @@ def prepare(cloud: Cloud, hosts: int = 2) -> None:
 def clear(cloud: Cloud) -> None:
     """Delete all there is, in the order that users have to keep, and check that nothing is left of it anywhere."""
     quiet(cloud)
-    for kind in ("schedule", "vm", "group", "token", "keypair", "network", "image", "size"):
+    for kind in ("snapshot", "schedule", "vm", "group", "token", "keypair", "network"):
         for row in list(cloud.seen.of_kind(kind)):
             if row.deleted_at is None:
                 cloud.delete(kind, row.project, row.name)
-    gone(cloud, "vm", "network", "image", "size")
+    gone(cloud, "snapshot", "vm", "network")
+    for kind in ("volume", "image", "size"):
+        for row in list(cloud.seen.of_kind(kind)):
+            if row.deleted_at is None:
+                cloud.delete(kind, row.project, row.name)
+    gone(cloud, "volume", "image", "size")
     for row in list(cloud.seen.of_kind("project")):
         if row.name != "system":
             cloud.delete("project", "", row.name)
-    gone(cloud, "schedule", "group", "token", "keypair", "volume")
+    gone(cloud, "schedule", "group", "token", "keypair")
     quiet(cloud)
     checks.machines_empty(cloud)
     for row in list(cloud.seen.of_kind("host")):
@@ -253,11 +258,47 @@ def _id(cloud: Cloud, kind: str, name: str) -> Id:
 
 
 def volume(cloud: Cloud) -> None:
-    """A root disk is made with its VM, and goes with it before the VM was ever there."""
+    """A root disk is made and goes with its VM; a data volume is attached, grows, is detached, and outlives it."""
+    cloud.insist(lambda: cloud.create("volume", "shop", "data", size_gib=5))
     cloud.insist(lambda: cloud.create("vm", "shop", "web", image="tiny", size="small"))
     reaches(cloud, "volume", "shop", "web", "ready")
+    reaches(cloud, "vm", "shop", "web", "running")
+    cloud.insist(lambda: _of_volume(cloud, "attach", vm="web"))
+    reaches(cloud, "volume", "shop", "data", "attached")
+    cloud.insist(lambda: cloud.change("volume", "shop", "data", size_gib=8))
+    reaches(cloud, "volume", "shop", "data", "attached")
+    cloud.insist(lambda: _of_volume(cloud, "detach"))
+    reaches(cloud, "volume", "shop", "data", "detached")
+    cloud.insist(lambda: _of_volume(cloud, "attach", vm="web"))
+    reaches(cloud, "volume", "shop", "data", "attached")
     vanishes(cloud, "vm", "shop", "web")
+    reaches(cloud, "volume", "shop", "data", "detached")
+    vanishes(cloud, "volume", "shop", "data")
     gone(cloud, "volume")
+
+
+def _of_volume(cloud: Cloud, verb: str, **takes: object) -> None:
+    cloud.verb("shop", "data", verb, kind="volume", **takes)
+
+
+def snapshot(cloud: Cloud) -> None:
+    """Two snapshots are taken while a VM runs with the volume, which is reverted while it is off, and both go."""
+    cloud.insist(lambda: cloud.create("vm", "shop", "web", image="tiny", size="small"))
+    cloud.insist(lambda: cloud.create("volume", "shop", "data", size_gib=5, vm="web"))
+    reaches(cloud, "volume", "shop", "data", "attached")
+    for name in ("first", "second"):
+        cloud.insist(lambda name=name: cloud.create("snapshot", "shop", name, volume="data"))  # type: ignore[misc]
+        reaches(cloud, "snapshot", "shop", name, "ready")
+    cloud.insist(lambda: cloud.verb("shop", "web", "stop"))
+    reaches(cloud, "vm", "shop", "web", "stopped")
+    cloud.insist(lambda: _of_volume(cloud, "revert", snapshot="first"))
+    cloud.insist(lambda: cloud.verb("shop", "web", "start"))
+    reaches(cloud, "volume", "shop", "data", "attached")
+    reaches(cloud, "vm", "shop", "web", "running")
+    vanishes(cloud, "snapshot", "shop", "first")
+    cloud.insist(lambda: cloud.delete("snapshot", "shop", "second"))
+    vanishes(cloud, "vm", "shop", "web")
+    vanishes(cloud, "volume", "shop", "data")
 
 
 def vm(cloud: Cloud) -> None:
@@ -355,6 +396,7 @@ LIVES: dict[str, Callable[[Cloud], None]] = {
     "rack": rack,
     "group": group,
     "volume": volume,
+    "snapshot": snapshot,
     "vm": vm,
     "schedule": schedule,
 }

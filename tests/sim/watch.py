@@ -101,7 +101,8 @@ class Watch:
     def _closed_take_none(self, rows: dict[Id, Row], placed: dict[Id, str]) -> None:
         """A host that is closed gets no machine."""
         closed = {row.id for row in rows.values() if row.kind == "host" and not row.spec["schedulable"]}
-        here = {str(host): {str(vm) for vm, at in placed.items() if at == host} for host in closed}
+        machines = {vm: at for vm, at in placed.items() if vm.startswith("vm-")}  # a volume goes where its machine is
+        here = {str(host): {str(vm) for vm, at in machines.items() if at == host} for host in closed}
         for host, vms in here.items():
             new = vms - self._closed.get(host, vms)
             assert not new, f"{host} was closed, and got {new}"

@@ -60,7 +60,7 @@ AS_WISHED: tuple[Found, ...] = tuple(
     for what, name, owner in (
         ("domain", VM, VM),
         ("file", f"{VM}.log", VM),
-        ("disk", names.volume_file(VOL), VOL),
+        ("disk", VOL, VOL),
         ("bridge", BRIDGE, NET),
         ("vxlan", VXLAN, NET),
         ("namespace", NET, NET),
@@ -134,7 +134,7 @@ def test_a_missing_thing_is_named_with_its_owner() -> None:
     [
         Found(what="domain", name="vm-zzzzzzzzzzzz", owner=Id("vm-zzzzzzzzzzzz")),
         Found(what="domain", name="somebodys", owner=None),
-        Found(what="disk", name="vol-zzzzzzzzzzzz.qcow2", owner=Id("vol-zzzzzzzzzzzz")),
+        Found(what="disk", name="vol-zzzzzzzzzzzz", owner=Id("vol-zzzzzzzzzzzz")),
         Found(what="file", name="vol-zzzzzzzzzzzz.qcow2-part", owner=Id("vol-zzzzzzzzzzzz")),
         Found(what="bridge", name="b-zzzzzzzzzzzz", owner=Id("net-zzzzzzzzzzzz")),
         Found(what="fdb", name=f"02:00:00:00:00:99 {VXLAN}", owner=None),

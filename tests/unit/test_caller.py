@@ -146,13 +146,13 @@ def test_a_refusal_names_the_action_the_thing_and_who_can_grant_it() -> None:
     with pytest.raises(Denied) as cloud:
         authorise(caller("a", Role.ADMIN), "host.create", collection_of(kind_named("host"), "", seen))
     with pytest.raises(Denied) as nobody:
-        authorise(caller("system", Role.ADMIN), "volume.create", collection_of(kind_named("volume"), "a", seen))
+        authorise(caller("system", Role.ADMIN), "keypair.change", collection_of(kind_named("keypair"), "a", seen))
 
     assert low.value.detail == "a/t lacks vm.delete on vm web in project a: it is reader in project a"
     assert "admin of project a or of its domain" in low.value.fix
     assert "vms in project b" in foreign.value.detail
     assert "operators" in cloud.value.fix
-    assert "nobody has volume.create" in nobody.value.detail
+    assert "nobody has keypair.change" in nobody.value.detail
 
 
 def test_a_role_of_ones_own_grants_single_actions_on_single_things() -> None:

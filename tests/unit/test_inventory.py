@@ -10,6 +10,7 @@ import pytest
 from agent import console
 from agent.console import Consoles
 from agent.drivers import machine
+from agent.drivers.file_pool import FilePool
 from agent.drivers.hypervisor import DomainUsage
 from agent.drivers.place import Place
 from agent.inventory import find_place, mtu_of, take_inventory, virtualisation
@@ -87,13 +88,19 @@ def test_cpu_is_read_from_cpuinfo(tmp_path: Path) -> None:
     assert found.flags == ("sse", "svm")
 
 
+def pool(place: Place) -> FilePool:
+    return FilePool(place, None, None)  # type: ignore[arg-type]
+
+
 async def test_inventory_describes_this_machine(place: Place) -> None:
-    found = await take_inventory(place, "127.0.0.1")
+    found = await take_inventory(place, pool(place), "127.0.0.1")
     assert found.memory_mib > 100
     assert found.cpu_threads >= 1
     assert found.virtualisation == place.virtualisation
     works = {capability.name: capability for capability in found.capabilities}
     assert works["qemu-img"].works
+    assert works["pool"].detail == f"files in {place.volumes}"
+    assert found.disk_gib > 0
     assert {"kvm", "vxlan", "bridge", "netns", "tun", "dnsmasq", "lvm-thin", "bridge-conntrack"} <= set(works)
     assert all(capability.works or capability.detail for capability in found.capabilities)
 
@@ -110,7 +117,7 @@ def test_directories_can_be_entered_but_not_listed_by_qemu(place: Place) -> None
 
 
 async def test_the_vector_has_the_host_and_skerrys_guests(place: Place, hypervisor: Hypervisor) -> None:
-    sample = await Telemetry(place, hypervisor, lambda: 12.5).sample()  # type: ignore[arg-type]
+    sample = await Telemetry(pool(place), hypervisor, lambda: 12.5).sample()  # type: ignore[arg-type]
     assert sample.at == 12.5
     assert [guest.vm for guest in sample.guests] == [VM]
     assert sample.guests[0].net_tx_bytes == 4

@@ -31,7 +31,7 @@ def plan(seen: WorkingSet, *differences: Difference) -> Plan:
     [
         ("domain", "vm-zzzzzzzzzzzz", "vm", DomainDoc),
         ("file", "vm-zzzzzzzzzzzz.log", "vm", DomainDoc),
-        ("disk", "vol-zzzzzzzzzzzz.qcow2", "vol", VolumeDoc),
+        ("disk", "vol-zzzzzzzzzzzz", "vol", VolumeDoc),
         ("file", "vol-zzzzzzzzzzzz.qcow2-part", "vol", VolumeDoc),
         ("bridge", "b-zzzzzzzzzzzz", "net", NetworkDoc),
         ("namespace", "net-zzzzzzzzzzzz", "net", NetworkDoc),

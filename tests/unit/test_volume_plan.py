@@ -17,13 +17,22 @@ import msgspec
 import pytest
 
 from agent.drivers import files
+from agent.drivers.file_pool import FilePool
 from agent.drivers.hypervisor import ListedDomain
 from agent.drivers.images import CacheEntry, Fetch, ImageCache, Progress, evictable
 from agent.drivers.place import Place
-from agent.drivers.shown import GIB, CachedImage, Disk
-from agent.kinds.unit import Do, Settled, UnitKey, Wait, Wish
+from agent.drivers.shown import GIB, CachedImage, Disk, Held
+from agent.kinds.unit import Do, Mark, Settled, UnitKey, Wait, Wish
 from agent.kinds.volume import Volumes
-from agent.kinds.volume_plan import DiskUser, FetchImage, GrowDisk, MakeDisk, RemoveDisk, VolumeView, plan
+from agent.kinds.volume_plan import (
+    DiskUser,
+    FetchImage,
+    GrowDisk,
+    MakeDisk,
+    RemoveDisk,
+    VolumeView,
+    plan,
+)
 from common.documents import Desired, ImageRef, Report, VolumeDoc, VolumeSeen, key_of
 from common.errors import Invalid, Temporary
 from common.faults import Died, Faults
@@ -43,9 +52,10 @@ def wish(image: ImageRef | None = None, size_gib: int = 4, *, gone: bool = False
 
 
 def view(disk_gib: int | None = None, **changes: Any) -> VolumeView:
-    disk = Disk(size_bytes=disk_gib * GIB, allocated_bytes=7, backing="") if disk_gib else None
-    base = VolumeView(disk=disk, anything=disk is not None, image=CachedImage())
-    return msgspec.structs.replace(base, **changes)
+    disk = Disk(size_bytes=disk_gib * GIB, allocated_bytes=7) if disk_gib else None
+    of_held = {name: changes.pop(name) for name in ("anything", "snapshots", "reverts") if name in changes}
+    held = msgspec.structs.replace(Held(disk=disk, anything=disk is not None), **of_held)
+    return msgspec.structs.replace(VolumeView(held=held, image=CachedImage()), **changes)
 
 
 def step_of(outcome: object) -> object:
@@ -341,10 +351,12 @@ class Hypervisor:
 def volumes(place: Place, source: Source, told: list[Report] | None = None, faults: Faults | None = None) -> Volumes:
     faults = faults or Faults()
     reports: list[Report] = [] if told is None else told
+    images, hypervisor = cache(place, source.fetch, faults), Hypervisor()
     return Volumes(
         place,
-        cache(place, source.fetch, faults),
-        Hypervisor(),  # type: ignore[arg-type]
+        FilePool(place, images, hypervisor),  # type: ignore[arg-type]
+        images,
+        hypervisor,  # type: ignore[arg-type]
         report=reports.append,
         clock=time.time,
         faults=faults,
@@ -354,6 +366,11 @@ def volumes(place: Place, source: Source, told: list[Report] | None = None, faul
 async def settle(unit: Volumes, wanted: Wish) -> Settled | Wait:
     for _ in range(20):
         outcome = unit.plan(wanted, await unit.observe(wanted), time.time())
+        if isinstance(outcome, Mark):
+            marks = {**wanted.marks, outcome.name: outcome.value}
+            kept = {name: value for name, value in marks.items() if value is not None}
+            wanted = msgspec.structs.replace(wanted, marks=kept)
+            continue
         if not isinstance(outcome, Do):
             assert isinstance(outcome, Settled | Wait)
             return outcome
@@ -440,8 +457,8 @@ async def test_the_survey_names_owners_and_strangers(place: Place, source: Sourc
     await settle(volumes(place, source), wish(None, 1))
     (place.volumes / "notes.txt").write_text("")
     found = {item.name: item for item in await volumes(place, source).survey()}
-    assert found[f"{VOLUME}.qcow2"].owner == VOLUME
-    assert found[f"{VOLUME}.qcow2"].what == "disk"
+    assert (found[VOLUME].owner, found[VOLUME].what) == (VOLUME, "disk")
+    assert f"{VOLUME}.qcow2" in found[VOLUME].detail
     assert found["notes.txt"].owner is None
 
 

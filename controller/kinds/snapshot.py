@@ -1,0 +1,98 @@
+"""snapshot: a document beside its volume's, with a claim as large as the volume was: so much it may come to take."""
+
+import msgspec
+
+from common.counters import DISK_GIB, SNAPSHOTS, Counter
+from common.documents import SnapshotDoc, key_of
+from common.errors import Conflict
+from common.ids import Id
+from common.kinds.kind import AnyResource, Spec
+from common.kinds.snapshot import SnapshotSpec, SnapshotStatus
+from controller.auth.caller import Caller
+from controller.kinds.claim import short_of
+from controller.kinds.outcome import Blocked, Do, Done, Outcome, Wait
+from controller.kinds.plain import silence
+from controller.store.rows import Placement
+from controller.store.working import WorkingSet
+from controller.store.writes import Forget, PutDocument, ReleasePlacement, TakePlacement, Tombstone
+
+LOOK_AGAIN_S = 5.0
+"""While its volume is on no host: nothing pokes it when that is placed."""
+
+
+def admit(row: AnyResource, was: AnyResource | None, seen: WorkingSet, _caller: Caller) -> Spec:
+    """Check that there is something to keep, and note how large it is."""
+    spec: SnapshotSpec = row.spec
+    volume = seen.get(Id(spec.volume))
+    if was is not None or volume is None:
+        return spec
+    if volume.owner is not None:
+        raise Conflict(
+            f"volume {volume.name} is a disk of vm {seen.name_of(volume.owner)}; only data volumes have snapshots",
+            fix="keep what matters on a volume of its own: skerry volume create NAME --size-gib N --vm VM",
+        )
+    if seen.placement(volume.id) is None and not volume.spec.vm:
+        raise Conflict(
+            f"volume {volume.name} holds nothing yet: it was never attached",
+            fix=f"skerry volume attach {volume.name} --vm VM",
+        )
+    if volume.spec.revert_generation and volume.observed_generation < volume.generation:
+        raise Conflict(f"volume {volume.name} is being changed", fix=f"wait for it: skerry volume show {volume.name}")
+    return msgspec.structs.replace(spec, size_gib=volume.spec.size_gib)
+
+
+def admit_delete(row: AnyResource, seen: WorkingSet) -> None:
+    """Refuse while its volume is on the way back to it."""
+    volume = seen.get(Id(row.spec.volume))
+    if volume and volume.spec.revert_to == row.id and volume.observed_generation < volume.generation:
+        raise Conflict(
+            f"volume {volume.name} is being reverted to snapshot {row.name}",
+            fix=f"wait for it: skerry volume show {volume.name}; or delete the volume first",
+        )
+
+
+def counts(row: AnyResource, _seen: WorkingSet) -> dict[Counter, int]:
+    """One snapshot, of its volume's size."""
+    return {SNAPSHOTS: 1, DISK_GIB: row.spec.size_gib}
+
+
+def plan(row: AnyResource, seen: WorkingSet, _now: float) -> Outcome:
+    """Have it taken where its volume lies, and dropped there."""
+    if row.deleted_at is not None:
+        return _plan_delete(row, seen)
+    placement, volume = seen.placement(row.id), seen.placement(Id(row.spec.volume))
+    if placement is None:
+        if volume is None:
+            message = f"volume {seen.name_of(row.spec.volume)} lies on no host yet"
+            return Wait(status=_status(row, seen, "waiting", message), message=message, seconds=LOOK_AGAIN_S)
+        wanted = Placement(owner=row.id, host=volume.host, vcpus=0, memory_mib=0, disk_gib=row.spec.size_gib)
+        if short := short_of(row, seen, wanted):
+            return Blocked(status=_status(row, seen, "blocked", ""), why=short)
+        return Do(writes=(TakePlacement(placement=wanted),), say="reserving its room")
+    host, doc = placement.host, SnapshotDoc(id=row.id, volume=Id(row.spec.volume))
+    document = seen.document(host, key_of(doc))
+    if document is None or document.gone or document.doc != doc:
+        return Do(writes=(PutDocument(host=host, owner=row.id, doc=doc),), say=f"asking host {seen.name_of(host)}")
+    report = seen.report(host, document.key)
+    if report and report.done:
+        return Done(status=_status(row, seen, "ready", ""))
+    said = (report.problem or report.message) if report else ""
+    message = silence(seen, host) or said or f"host {seen.name_of(host)} takes it"
+    return Wait(status=_status(row, seen, "creating", message), message=message)
+
+
+def _plan_delete(row: AnyResource, seen: WorkingSet) -> Outcome:
+    left = seen.owned_documents(row.id)
+    if wanted := [document for document in left if not document.gone]:
+        writes = tuple(Tombstone(host=document.host, key=document.key) for document in wanted)
+        return Do(writes=writes, say="having it dropped")
+    if left:
+        host = left[0].host
+        message = silence(seen, host) or f"host {seen.name_of(host)} drops it"
+        return Wait(status=_status(row, seen, "deleting", message), message=message)
+    return Do(writes=(ReleasePlacement(owner=row.id), Forget(resource=row.id)), say="forgetting the snapshot")
+
+
+def _status(row: AnyResource, seen: WorkingSet, state: str, message: str) -> SnapshotStatus:
+    placement = seen.placement(row.id)
+    return SnapshotStatus(state=state, message=message, host=seen.name_of(placement.host) if placement else "")
