@@ -45,6 +45,14 @@ def claim_of(vm: AnyResource, seen: WorkingSet, placement: Placement, shape: Sha
     return Claim(placement=msgspec.structs.replace(placement, **least), short=short)
 
 
+def resting(vm: AnyResource, seen: WorkingSet, placement: Placement) -> Placement:
+    """Return what a machine is to have reserved that is not to run: what its host may still run or start it with."""
+    vcpus, memory_mib = _may_run_with(vm, seen, placement)
+    return msgspec.structs.replace(
+        placement, vcpus=min(placement.vcpus, vcpus), memory_mib=min(placement.memory_mib, memory_mib)
+    )
+
+
 def admit_growth(vm: AnyResource, was: AnyResource | None, seen: WorkingSet) -> None:
     """Refuse a wish that needs more than its host has. Raises NoCapacity with the figures."""
     placement, shape = seen.placement(vm.id), shape_of(vm, seen)

@@ -13,7 +13,7 @@ from common.kinds.vm import VmSpec, VmStatus
 from common.names import mac
 from controller.auth.caller import Caller, require_operator
 from controller.kinds import lifetime
-from controller.kinds.claim import admit_growth, claim_of
+from controller.kinds.claim import admit_growth, claim_of, resting
 from controller.kinds.demand import demand_of
 from controller.kinds.disks import data_volumes, disks_of, held_gib, lagging, lies_on, needed_gib, next_write
 from controller.kinds.network import guest_mtu
@@ -166,6 +166,11 @@ def _plan_kept(row: AnyResource, seen: WorkingSet, now: float) -> Outcome:
         if not silence(seen, document.host) and not (report and report.done):
             status = _status(row, seen, "stopping", message, report)
             return Wait(status=status, message=f"host {seen.name_of(document.host)} stops it", seconds=seconds)
+    placement = seen.placement(row.id)
+    if placement and (rests := resting(row, seen, placement)) != placement:
+        return Do(
+            writes=(ResizePlacement(placement=rests),), say="giving back what a size it does not have was to take"
+        )
     return Done(status=_status(row, seen, "deleted", message), seconds=seconds)
 
 

@@ -25,6 +25,16 @@ FOUND: dict[str, tuple[int, tuple[Act, ...]]] = {
             Act("cancel", {"number": 6}),
         ),
     ),
+    "a machine that is deleted, and kept, between its resize up and the one down again": (
+        201235,
+        (
+            Act("resize_vm", {"number": 6, "size": "big", "restart": True}),
+            Act("a_moment_passes", {"seconds": 0.5}),
+            Act("resize_vm", {"number": 0, "size": "small", "restart": False}),
+            Act("a_moment_passes", {"seconds": 0.5}),
+            Act("delete_vm", {"number": 0, "keep": True}),
+        ),
+    ),
 }
 
 
