@@ -16,7 +16,14 @@ JOINED, OTHER, THIRD = "https://a:8443", "https://b:8443", "https://c:8443"
 @pytest.fixture
 def dialer() -> Dialer:
     identity = Identity(
-        url=JOINED, host=HostId(Id("host-1")), name="h1", ca_pem="", serial="1", renew_at=0.0, path=Path("none")
+        url=JOINED,
+        host=HostId(Id("host-1")),
+        name="h1",
+        ca_pem="",
+        serial="1",
+        renew_at=0.0,
+        expires_at=1e12,
+        path=Path("none"),
     )
     with patch.object(Identity, "context", lambda _self: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)):
         return Dialer(identity)
