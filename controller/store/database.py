@@ -14,6 +14,9 @@ from common.errors import Invalid, Temporary
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
+LOG_PAGES = 16_000
+"""Of SQLite's log, after which a commit takes it over itself: where nothing else does, or one writes very much."""
+
 CACHE_KIB = 64 * 1024
 """Of SQLite's pages, at most: ids are random, so that one commit touches pages all over the database."""
 
@@ -140,6 +143,7 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
         "foreign_keys=ON",
         "busy_timeout=10000",
         f"cache_size=-{CACHE_KIB}",
+        f"wal_autocheckpoint={LOG_PAGES}",
     )
     for pragma in pragmas:
         connection.execute(f"PRAGMA {pragma}")

@@ -21,6 +21,7 @@ from common.errors import Conflict, Invalid, OutOfSpace, Temporary
 from common.faults import Faults
 from common.ids import Id
 from controller.store.batch import Batch
+from controller.store.checkpoints import Checkpoints
 from controller.store.rows import Change
 from controller.store.tx import Tx
 
@@ -143,11 +144,13 @@ class GroupWriter:
         self._jobs: deque[Job[Any]] = deque()
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-writer")
         self._connection: Connection | None = None
+        self._checkpoints = Checkpoints(engine)
         self._idle = asyncio.Event()
         self._ended = False
 
     async def __aenter__(self) -> "GroupWriter":
         self._connection = self._engine.connect()
+        self._checkpoints.open()
         self._idle.set()
         return self
 
@@ -155,6 +158,7 @@ class GroupWriter:
         self._ended = True
         await self._idle.wait()
         self._disk.shutdown()
+        self._checkpoints.close()
         if self._connection is not None:
             self._connection.close()
 
@@ -207,6 +211,8 @@ class GroupWriter:
             self._connection.commit()
         except Exception as err:
             self._lose(jobs, err)
+            return
+        self._checkpoints.committed(len(jobs))
 
     def _lose(self, jobs: list[Job[Any]], err: Exception) -> None:
         assert self._connection is not None

@@ -1,6 +1,7 @@
 """The one writer: many transactions in one commit, each alone in its failure; a full disk keeps nothing of anybody."""
 
 import asyncio
+import sqlite3
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from sqlalchemy.exc import DatabaseError
 
 from common.errors import Conflict, OutOfSpace, Temporary
 from common.ids import Id, RequestId
+from controller.store import checkpoints as checkpoints_module
 from controller.store import tables
 from controller.store import writer as writer_module
 from controller.store.rows import Change, Event, Vni
@@ -180,6 +182,28 @@ async def test_whatever_fails_the_commit_answers_and_the_writer_goes_on(
                 await store.append(happened())
         broken = False
         await store.append(happened())
+
+
+async def test_a_log_that_can_not_be_taken_over_loses_no_commit(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        def cursor(self) -> "Broken":
+            return self
+
+        def execute(self, _statement: str) -> None:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(checkpoints_module, "EVERY", 1)
+    feed = Feed()
+    async with GroupWriter(engine, Clock(), feed.committed) as writer:
+        monkeypatch.setattr(writer._checkpoints, "_connection", Broken())
+        store = Store(writer, feed)
+        for number in range(5):
+            await store.append(happened(str(number)))
+        assert [event.message for event in await store.events(0, 100)] == ["0", "1", "2", "3", "4"]
 
 
 async def test_after_the_end_a_request_is_refused(engine: Engine) -> None:
