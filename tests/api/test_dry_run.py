@@ -191,9 +191,10 @@ async def test_a_dry_run_is_refused_as_the_real_one_is_and_is_no_event(
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.create is not None], ids=lambda kind: kind.name)
 async def test_every_kind_can_be_rehearsed(cloud: World, kind: Any) -> None:
-    await cloud.make("/v1/sizes", "small", {"vcpus": 1, "memory_mib": 512, "disk_gib": 1})
+    await cloud.needs("a")
     await cloud.make(f"{P}/a/images", "tiny", {"format": "kernel"})
-    await cloud.make(f"{P}/a/networks", "default")
+    await cloud.make(f"{P}/a/vms", "db", {"image": "disk", "size": "small"})
+    await cloud.make(f"{P}/a/volumes", "data", {"size_gib": 1, "vm": "db"})
     await cloud.make("/v1/users", "bob")
     await cloud.make("/v1/regions", "north")
     await cloud.make("/v1/zones", "z1", {"region": "north"})

@@ -123,13 +123,6 @@ async def test_unknown_addresses_and_methods_are_problem_documents(cloud: World)
         assert reply.headers["X-Request-Id"]
 
 
-async def test_nobody_makes_what_skerry_makes(cloud: World) -> None:
-    reply = await cloud.call("POST", f"{P}/a/volumes", {"name": "x", "spec": {"size_gib": 1}})
-
-    assert reply.status == 403
-    assert "Skerry makes" in reply.json["fix"]
-
-
 async def test_a_project_that_is_not_there_is_said_so(cloud: World) -> None:
     listed = await cloud.call("GET", f"{P}/nowhere/vms")
     made = await cloud.call("POST", f"{P}/nowhere/networks", {"name": "x"})
