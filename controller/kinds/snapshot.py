@@ -8,6 +8,7 @@ from common.errors import Conflict
 from common.ids import Id
 from common.kinds.kind import AnyResource, Spec
 from common.kinds.snapshot import SnapshotSpec, SnapshotStatus
+from common.refusal import Refusal
 from controller.auth.caller import Caller
 from controller.kinds.claim import short_of
 from controller.kinds.outcome import Blocked, Do, Done, Outcome, Wait
@@ -63,11 +64,10 @@ def plan(row: AnyResource, seen: WorkingSet, _now: float) -> Outcome:
     placement, volume = seen.placement(row.id), seen.placement(Id(row.spec.volume))
     if placement is None:
         if volume is None:
-            message = f"volume {seen.name_of(row.spec.volume)} lies on no host yet"
-            return Wait(status=_status(row, seen, "waiting", message), message=message, seconds=LOOK_AGAIN_S)
+            return _without_host(row, seen)
         wanted = Placement(owner=row.id, host=volume.host, vcpus=0, memory_mib=0, disk_gib=row.spec.size_gib)
         if short := short_of(row, seen, wanted):
-            return Blocked(status=_status(row, seen, "blocked", ""), why=short)
+            return _blocked(row, seen, short)
         return Do(writes=(TakePlacement(placement=wanted),), say="reserving its room")
     host, doc = placement.host, SnapshotDoc(id=row.id, volume=Id(row.spec.volume))
     document = seen.document(host, key_of(doc))
@@ -79,6 +79,23 @@ def plan(row: AnyResource, seen: WorkingSet, _now: float) -> Outcome:
     said = (report.problem or report.message) if report else ""
     message = silence(seen, host) or said or f"host {seen.name_of(host)} takes it"
     return Wait(status=_status(row, seen, "creating", message), message=message)
+
+
+def _without_host(row: AnyResource, seen: WorkingSet) -> Outcome:
+    """Wait for its volume to be placed; where that does not come, say why."""
+    volume, name = seen.get(Id(row.spec.volume)), seen.name_of(row.spec.volume)
+    message = f"volume {name} lies on no host yet"
+    why = volume.status.why if volume else None
+    if why is None and volume and volume.spec.vm:
+        return Wait(status=_status(row, seen, "waiting", message), message=message, seconds=LOOK_AGAIN_S)
+    if why is None:
+        way_out = f"attach it (skerry volume attach {name} --vm VM), or delete snapshot {row.name}"
+        return _blocked(row, seen, Refusal(summary=message, smallest_change=way_out))
+    return _blocked(row, seen, Refusal(summary=f"{message}: {why.summary}", smallest_change=why.smallest_change))
+
+
+def _blocked(row: AnyResource, seen: WorkingSet, why: Refusal) -> Blocked:
+    return Blocked(status=_status(row, seen, "blocked", ""), why=why)
 
 
 def _plan_delete(row: AnyResource, seen: WorkingSet) -> Outcome:

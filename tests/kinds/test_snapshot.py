@@ -7,7 +7,7 @@ from common.errors import Conflict, SkerryError
 from common.ids import Id
 from controller.kinds.outcome import Blocked, Done, Wait
 from tests.kinds.bench import Bench
-from tests.kinds.test_volume import attached, say
+from tests.kinds.test_volume import attached, machine, say
 
 
 async def test_a_snapshot_is_taken_beside_its_volume_and_dropped_there(bench: Bench) -> None:
@@ -41,6 +41,18 @@ async def test_a_snapshot_that_finds_no_room_is_blocked_with_the_figures(bench: 
     assert isinstance(blocked, Blocked)
     assert "needs 50 GiB of disk more; 40 are free on host h1" in blocked.why.summary
     assert stage.volume.spec.size_gib == 50
+
+
+async def test_a_snapshot_of_a_volume_that_never_got_a_host_says_so(bench: Bench) -> None:
+    await machine(bench)
+    volume = await bench.create("volume", "shop", "data", size_gib=10, vm="web")
+    snapshot = await bench.create("snapshot", "shop", "before", volume="data")
+    assert isinstance(bench.plan(snapshot), Wait)
+    await bench.change(volume, vm=None)
+    blocked = bench.plan(snapshot)
+    assert isinstance(blocked, Blocked)
+    assert blocked.why.summary == "volume data lies on no host yet"
+    assert "skerry volume attach data" in blocked.why.smallest_change
 
 
 async def test_what_can_not_be_kept_is_refused_with_the_way_out(bench: Bench) -> None:

@@ -35,6 +35,15 @@ FOUND: dict[str, tuple[int, tuple[Act, ...]]] = {
             Act("delete_vm", {"number": 0, "keep": True}),
         ),
     ),
+    "a snapshot of a volume whose machine goes before either had a host": (
+        300286,
+        (
+            Act("use_volume", {"number": 1, "what": "make"}),
+            Act("use_volume", {"number": 7, "what": "snapshot"}),
+            Act("govern", {"project": "shop", "vms": 3, "vcpus": 7, "keep_s": 0}),
+            Act("delete_vm", {"number": 7, "keep": True}),
+        ),
+    ),
 }
 
 
