@@ -1,15 +1,13 @@
 """The `skerry-controller` command: reads the configuration and wires all parts; nothing else here does."""
 
 import asyncio
-import ctypes
 import faulthandler
 import fcntl
-import gc
 import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from common.clock import system_clock
 from common.codec import to_json
 from common.errors import Conflict, SkerryError, Temporary
 from common.faults import Faults
+from common.heap import spare_collector, spare_heap
 from common.ids import new_id
 from common.sockets import feed_watchdog, notify, take_listeners
 from controller import bootstrap, config
@@ -54,11 +53,7 @@ VERSION = version("skerry")
 RENEWAL_EVERY_S = 3600.0
 SWEEP_EVERY_S = 600.0
 LOOP_HANGS_AFTER_S = 10.0
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""Of mallopt(3), for which Python has no names."""
 
-_LARGE_BYTES = 128 * 1024
-"""What glibc begins with, and raises by itself unless it is told."""
 
 DEFAULT_CONFIG = "/etc/skerry/controller.toml"
 
@@ -289,24 +284,6 @@ def _keep(settings: Config) -> Keep:
         hour_s=wanted.hour_days * 86400,
         most_bytes=int(wanted.max_gib * (1 << 30)),
     )
-
-
-def spare_collector() -> None:
-    """Have the garbage collector pass over what was loaded, which stays: one pass over 25,000 machines takes 60 ms.
-    Of what is new it looks at a few thousand objects at a time: everything waits for it, 80 ns for each of them."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(5_000, 3, 100)
-
-
-def spare_heap() -> None:
-    """Have large blocks mapped each by itself, and what is free at the heap's end given back. uvloop reads TLS into
-    256 KiB for each connection, of which a page or two is ever touched; cut from the heap they lie where handshakes
-    just had their buffers, and a host took 18 KiB more."""
-    with suppress(AttributeError):  # a C library without it
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _LARGE_BYTES)
 
 
 async def _counted_anew(store: Store, settings: Config) -> Tally:

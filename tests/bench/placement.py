@@ -13,10 +13,10 @@ from contextlib import asynccontextmanager, contextmanager
 from itertools import cycle, islice
 from pathlib import Path
 
+from common.heap import spare_collector
 from common.ids import HostId, Id, new_id
 from common.protocol import Inventory as HostInventory
 from controller.kinds.host import capacity_of
-from controller.main import spare_collector
 from controller.scheduler.choose import Choice, Demand
 from controller.scheduler.inventory import Inventory
 from controller.store.rows import Placement
