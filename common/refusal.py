@@ -35,3 +35,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     hosts: int = 0
     costs: tuple[Cost, ...] = ()
     smallest_change: str = ""
+
+    def behind(self, message: str) -> "Refusal":
+        """Return it as the reason why something else waits, which `message` says."""
+        return Refusal(summary=f"{message}: {self.summary}", smallest_change=self.smallest_change)

@@ -91,7 +91,7 @@ def _without_host(row: AnyResource, seen: WorkingSet) -> Outcome:
     if why is None:
         way_out = f"attach it (skerry volume attach {name} --vm VM), or delete snapshot {row.name}"
         return _blocked(row, seen, Refusal(summary=message, smallest_change=way_out))
-    return _blocked(row, seen, Refusal(summary=f"{message}: {why.summary}", smallest_change=why.smallest_change))
+    return _blocked(row, seen, why.behind(message))
 
 
 def _blocked(row: AnyResource, seen: WorkingSet, why: Refusal) -> Blocked:

@@ -227,8 +227,7 @@ def _without_host(vm: AnyResource) -> Outcome:
     if vm.status.why is None:
         status = VolumeStatus(state="waiting", vm=vm.name, message=message)
         return Wait(status=status, message=message, seconds=LOOK_AGAIN_S)
-    why = Refusal(summary=f"{message}: {vm.status.why.summary}", smallest_change=vm.status.why.smallest_change)
-    return Blocked(status=VolumeStatus(state="blocked", vm=vm.name), why=why)
+    return Blocked(status=VolumeStatus(state="blocked", vm=vm.name), why=vm.status.why.behind(message))
 
 
 def _on_host(row: AnyResource, seen: WorkingSet, host: HostId, size_gib: int) -> Outcome:
