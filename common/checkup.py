@@ -148,9 +148,16 @@ def is_held(lock: Path) -> bool:
     return False
 
 
-def room_at(path: Path) -> Room:
-    """Look at the file system of a directory, or of the nearest one above it that exists."""
-    there = next(one for one in (path, *path.parents) if one.exists())
+def rooms(paths: Sequence[Path]) -> tuple[Room, ...]:
+    """Look at these directories' file systems, or those of the nearest above that exist; at each only once."""
+    found: dict[int, Room] = {}
+    for path in paths:
+        there = next(one for one in (path, *path.parents) if one.exists())
+        found.setdefault(there.stat().st_dev, _room_at(path, there))
+    return tuple(found.values())
+
+
+def _room_at(path: Path, there: Path) -> Room:
     seen = os.statvfs(there)
     return Room(
         path=str(path),
@@ -158,12 +165,3 @@ def room_at(path: Path) -> Room:
         size_gib=seen.f_blocks * seen.f_frsize / (1 << 30),
         free_files=seen.f_favail if seen.f_files else -1,
     )
-
-
-def rooms(paths: Sequence[Path]) -> tuple[Room, ...]:
-    """Look at each of these directories' file systems, at one that holds several only once."""
-    found: dict[int, Room] = {}
-    for path in paths:
-        there = next(one for one in (path, *path.parents) if one.exists())
-        found.setdefault(there.stat().st_dev, room_at(path))
-    return tuple(found.values())
