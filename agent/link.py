@@ -28,6 +28,7 @@ from common.protocol import (
     PROTOCOL,
     AttachConsole,
     Call,
+    Controllers,
     DesiredBatch,
     Down,
     Found,
@@ -175,11 +176,22 @@ class Link:
         try:
             welcome = await self._greet(ws, inventory)
             session = _Session(
-                ws, memory=self._memory, loop=self._loop, outbox=self._outbox, host=self._host, renew=self._renew
+                ws,
+                memory=self._memory,
+                loop=self._loop,
+                outbox=self._outbox,
+                host=self._host,
+                renew=self._renew,
+                know=self._know,
             )
             return True, await session.serve(welcome)
         finally:
             await _close(ws)
+
+    async def _know(self, urls: tuple[str, ...]) -> None:
+        """Know these controllers from now on, and after a restart."""
+        self._dialer.know(urls)
+        await self._memory.write_fact(CONTROLLERS, " ".join(urls))
 
     async def _renew(self, within_s: float) -> bool:
         """Fetch the next certificate at some moment; say whether it worked."""
@@ -212,8 +224,7 @@ class Link:
                 log.info("link up", url=self._dialer.url, controller=answer.controller_version)
                 await self._memory.write_fact("host_name", answer.host_name)
                 if answer.urls:
-                    self._dialer.know(answer.urls)
-                    await self._memory.write_fact(CONTROLLERS, " ".join(answer.urls))
+                    await self._know(answer.urls)
                 self._outbox.resync(await resume(answer, self._memory, self._loop), full=answer.send_reports)
                 return answer
             case Refused(reason=reason):
@@ -246,9 +257,11 @@ class _Session:
         outbox: Outbox,
         host: Host,
         renew: Callable[[float], Awaitable[bool]],
+        know: Callable[[tuple[str, ...]], Awaitable[None]],
     ) -> None:
         self._ws = ws
         self._renewed = renew
+        self._know = know
         self._memory = memory
         self._loop = loop
         self._outbox = outbox
@@ -294,6 +307,8 @@ class _Session:
                     self._start(group, message)
                 case Renew(within_s=within_s):
                     self._own(group.create_task(self._renew(within_s), name="renewal"))
+                case Controllers(urls=urls):
+                    await self._learn(urls)
                 case StreamData() | StreamCredit() | StreamEnd():
                     self._take_frame(message)
                 case Refused(reason=reason):
@@ -342,6 +357,14 @@ class _Session:
             except Exception:
                 log.exception("metrics not taken")
             await asyncio.sleep(every_s)
+
+    async def _learn(self, urls: tuple[str, ...]) -> None:
+        """Know the controllers there are now. What can't be saved is said again in the next welcome."""
+        try:
+            await self._know(urls)
+        except SkerryError as err:
+            log.warning("controllers not saved", error=err.detail, fix=err.fix)
+            self._end(f"the controllers' addresses could not be saved: {err.detail}")
 
     # --- orders and streams -------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """Every message between controller and agent: one tagged union each way, msgpack over one websocket per host.
 
 The agent dials. First message up is `Hello`, first down `Welcome` or `Refused`. Then, in any order:
-down `DesiredBatch`, `Renew`, `Call`, stream frames; up `Reports`, `Metrics`, `HostEvent`, `Reply`, stream frames.
+down `DesiredBatch`, `Renew`, `Controllers`, `Call`, stream frames;
+up `Reports`, `Metrics`, `HostEvent`, `Reply`, stream frames.
 A stream (console) is opened by a `Call`, carries `StreamData` both ways against credit, and ends with `StreamEnd`.
 """
 
@@ -233,6 +234,12 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
 
 
+class Controllers(Message, frozen=True):
+    """One came or went: where the controllers of this cloud are dialled, as in the welcome."""
+
+    urls: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+
+
 class Call(Message, frozen=True):
     """Do this now and answer. Unlike documents, a call is not repeated."""
 
@@ -266,7 +273,7 @@ class StreamEnd(Message, frozen=True):
 
 
 Up = Hello | Reports | Metrics | HostEvent | Reply | StreamData | StreamCredit | StreamEnd
-Down = Welcome | Refused | DesiredBatch | Renew | Call | StreamData | StreamCredit | StreamEnd
+Down = Welcome | Refused | DesiredBatch | Renew | Controllers | Call | StreamData | StreamCredit | StreamEnd
 
 
 def digest(pairs: Iterable[tuple[DocKey, Revision]]) -> str:

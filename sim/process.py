@@ -19,6 +19,7 @@ from common.faults import Faults
 from common.ids import HostId
 from common.protocol import (
     PROTOCOL,
+    Controllers,
     DesiredBatch,
     Down,
     Found,
@@ -251,6 +252,8 @@ class Agent:
     async def take(self, body: bytes) -> bool:
         """Take in what the controller sent; False: it could not be saved, and the link has to end."""
         message = _down.decode(body)
+        if isinstance(message, Controllers):
+            return True  # the world dials for it
         assert isinstance(message, DesiredBatch)
         self.mind_the_disk()
         try:

@@ -14,6 +14,7 @@ import structlog
 from common.clock import Clock
 from common.errors import SkerryError
 from common.ids import HostId, Id
+from common.protocol import Controllers
 from controller.fleet.sessions import Sessions
 from controller.store.crew import ALIVE_S
 from controller.store.rows import Controller, Link
@@ -53,6 +54,8 @@ class Crew:
         self._steady_since: float | None = None
         """Since when every beat got through in time; None: the last one did not."""
         self._beaten_at = timer()
+        self._told: tuple[str, ...] = ()
+        """The controllers' addresses, as the hosts here know them."""
         self._known: dict[str, float] = {}
         """Another controller that lives -> since when this one knows."""
 
@@ -115,6 +118,7 @@ class Crew:
         try:
             if not await self._store.beat(self.me, self._busy()):
                 log.warning("this controller had been taken for dead by the others")
+            self._tell_hosts()
             await self._note_links()
             if self._is_steady():
                 for one in await self._store.reap(self.me):
@@ -148,6 +152,13 @@ class Crew:
         for host in here:
             if self._seen.link(host) is None:
                 await self._store.take_link(host, self.me.id)
+
+    def _tell_hosts(self) -> None:
+        """Have the hosts know the controllers that came since their welcome: they may be the last that are left."""
+        if (urls := self._seen.controller_urls()) != self._told:
+            self._told = urls
+            for session in self._sessions.all():
+                session.send(Controllers(urls=urls))
 
     def _balance(self) -> None:
         """Send some hosts on where others have fewer: they dial another controller then. A few at a time."""

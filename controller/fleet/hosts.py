@@ -251,7 +251,7 @@ class Hosts:
             host_name=row.name,
             send_reports=anew or not view.reported or reports_digest(view.reports.values()) != hello.observed_digest,
             metrics_every_s=SLOT_S,
-            urls=tuple(sorted({one.url for one in self._seen.controllers()})),
+            urls=self._seen.controller_urls(),
             epoch=self._seen.fact(EPOCH),
             anew=anew,
         )

@@ -95,7 +95,9 @@ async def test_two_controllers_are_one_cloud(client: Client, pair: tuple[Process
         await client.until(two.api, P, lambda status, _: status == 200)
         dialer = await have_host(client, stack, one, 1, tmp_path)
         await client.until(two.api, "/v1/hosts/h1", lambda status, host: host["resource"]["status"]["state"] == "ready")
-        assert set(dialer.urls) == {one.link, two.link}
+        async with asyncio.timeout(20):
+            while set(dialer.urls) != {one.link, two.link}:  # noqa: ASYNC110 - two may be new to one
+                await asyncio.sleep(0.05)
         await client.make(two.api, f"{P}/vms", "web", image="disk", size="small")
         await running(client, two, "web")
         await running(client, one, "web")
@@ -145,6 +147,30 @@ async def test_two_controllers_are_one_cloud(client: Client, pair: tuple[Process
             target.unlink(missing_ok=True)
             await dialer.fetch(DIGEST, target, lambda _: None)
             assert target.read_bytes() == IMAGE
+
+
+@pytest.mark.timeout(180)
+async def test_a_host_learns_of_a_controller_that_comes_later_and_is_taken_over_by_it(
+    pair: tuple[Process, Process], tmp_path: Path
+) -> None:
+    one, two = pair
+    token = one.command("token", "--name", "root").stdout.strip()
+    one.start()
+    await one.ready()
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=40)) as http, AsyncExitStack() as stack:
+        client = Client(http, token)
+        dialer = await have_host(client, stack, one, 1, tmp_path)
+        assert dialer.urls == (one.link,)
+        two.start()
+        await two.ready()
+        async with asyncio.timeout(20):
+            while set(dialer.urls) != {one.link, two.link}:  # noqa: ASYNC110 - it is told over its link
+                await asyncio.sleep(0.05)
+        await one.kill()
+        await client.until(
+            two.api, "/v1/hosts/h1", lambda _, host: host["resource"]["status"]["state"] == "ready", limit_s=40
+        )
+        assert dialer.url == two.link
 
 
 async def test_a_restored_database_is_begun_anew_once_all_controllers_are_stopped(
