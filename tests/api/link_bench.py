@@ -53,7 +53,7 @@ def volume(number: int, revision: int, *, gone: bool = False) -> Desired:
     return Desired(key=key_of(doc), revision=Revision(revision), doc=doc, gone=gone)
 
 
-async def eventually(true: Callable[[], object], *, limit_s: float = 5.0) -> None:
+async def eventually(true: Callable[[], object], *, limit_s: float = 20.0) -> None:
     """Wait until something holds that tells nobody when it does."""
     async with asyncio.timeout(limit_s):
         while not true():  # noqa: ASYNC110 - there is nothing to wait on
@@ -87,7 +87,7 @@ class Books:
         self.story.append(line)
         self.moved.set()
 
-    async def until(self, true: Callable[[], object], *, limit_s: float = 10.0) -> None:
+    async def until(self, true: Callable[[], object], *, limit_s: float = 30.0) -> None:
         """Wait until something holds that changes with what is noted."""
         async with asyncio.timeout(limit_s):
             while not true():

@@ -162,7 +162,7 @@ async def test_a_quiet_stream_has_a_heartbeat_and_ends_when_the_process_stops(tm
         while reader.comments < 4:
             line = await reader.response.content.readline()
             reader.comments += line.startswith(b": still here")
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             await cloud.client.server.runner.shutdown()  # type: ignore[attr-defined]
             assert await reader.response.content.read() is not None
 

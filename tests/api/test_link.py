@@ -400,7 +400,7 @@ async def test_a_dead_peer_is_noticed_by_both_sides(bench: Bench, monkeypatch: p
         assert ws._conn is not None
         ws._conn.transport.pause_reading()  # no ping is seen, none is answered
 
-        await bench.books.until(lambda: "no sign of life" in bench.books.story[-1], limit_s=3)
+        await bench.books.until(lambda: "no sign of life" in bench.books.story[-1], limit_s=20)
 
 
 async def test_a_failing_fleet_ends_the_session_in_words(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

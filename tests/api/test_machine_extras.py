@@ -90,7 +90,7 @@ async def test_a_stop_of_the_process_closes_consoles(cloud: World, host: Host) -
     async with attach(cloud) as socket:
         await socket.send_bytes(b"a")
         await socket.receive_bytes()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             stopping = asyncio.create_task(cloud.client.server.runner.shutdown())  # type: ignore[attr-defined]
             message = await socket.receive(timeout=5)
             await stopping

@@ -110,7 +110,7 @@ async def test_controllers_are_killed_and_no_operation_is_lost(
         left = VMS - len(range(0, VMS, 3))
         await cloud.until(lambda one: _running(one) == left, limit_s=60, what=f"{left} machines run")
         await cloud.until(lambda one: not _open(one), limit_s=20, what="every operation has ended")
-        await cloud.until(lambda _: _same(cloud), limit_s=5, what="all controllers see the same")
+        await cloud.until(lambda _: _same(cloud), limit_s=30, what="all controllers see the same")
         _check_books(cloud)
         assert sum(len(host.machine.guests.runs) for host in cloud.hosts) == left
 
