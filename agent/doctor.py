@@ -36,6 +36,8 @@ GOOD_MTU = 1550
 SKEW_WARN_S = 2.0
 SKEW_FAIL_S = 60.0
 """A host whose clock is so far off is not believed: the controller refuses its figures."""
+POOL_WARN_PERCENT = 80.0
+POOL_FAIL_PERCENT = 95.0
 UNIT = "skerry-agent"
 
 
@@ -89,6 +91,19 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     running: bool
 
 
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """Where volumes lie."""
+
+    group: str = ""
+    """The volume group; empty: they are files."""
+    thin_pool: str = ""
+    problem: str = ""
+    """Why it can't be looked at; `missing`: the group has no such pool."""
+    missing: bool = False
+    data_percent: float = 0.0
+    metadata_percent: float = 0.0
+
+
 class Devices(msgspec.Struct, frozen=True, kw_only=True):
     """What the kernel offers QEMU."""
 
@@ -113,6 +128,7 @@ class Sight(msgspec.Struct, frozen=True, kw_only=True):
     """None: the machine has not joined, and none was named."""
     identity: Identity | None
     clock_kept: bool
+    pool: Pool
     rooms: tuple[Room, ...]
     closed: tuple[str, ...]
     """Directories on the way to the disks that QEMU's user may not enter."""
@@ -355,6 +371,38 @@ def skew(sight: Sight) -> Finding | None:
     return ok("clock skew", f"less than {SKEW_WARN_S:g} s from the controller's")
 
 
+def pool(sight: Sight) -> Finding:
+    """A thin pool that is full has its guests' writes fail."""
+    there = sight.pool
+    if not there.group:
+        return ok("pool", "volumes are files")
+    name = f"{there.group}/{there.thin_pool}"
+    if there.problem:
+        return fail(
+            "pool",
+            f"volume group {there.group} can't be looked at: {there.problem}",
+            f"apt-get install lvm2 thin-provisioning-tools; vgcreate {there.group} /dev/DISK; see [pool] volume_group",
+        )
+    if there.missing:
+        return fail(
+            "pool",
+            f"volume group {there.group} has no thin pool {there.thin_pool}",
+            f"lvcreate --type thin-pool -l 90%FREE -n {there.thin_pool} {there.group}, or see [pool] thin_pool",
+        )
+    fullest = max(there.data_percent, there.metadata_percent)
+    says = f"{name} holds {there.data_percent:.0f} % data and {there.metadata_percent:.0f} % metadata"
+    if fullest >= POOL_FAIL_PERCENT:
+        return fail("pool", f"{says}: guests' writes fail soon", _extend(there))
+    if fullest >= POOL_WARN_PERCENT:
+        return warn("pool", says, _extend(there))
+    return ok("pool", says)
+
+
+def _extend(there: Pool) -> str:
+    name = f"{there.group}/{there.thin_pool}"
+    return f"vgextend {there.group} /dev/DISK; lvextend -l +90%FREE {name}; lvextend --poolmetadatasize +1G {name}"
+
+
 def way_in(sight: Sight) -> Finding:
     """QEMU and dnsmasq run under users of their own, and have to get to their files."""
     if not sight.closed:
@@ -410,6 +458,7 @@ CHECKS: tuple[Callable[[Sight], Finding | None], ...] = (
     controller,
     skew,
     service,
+    pool,
     way_in,
     files,
 )

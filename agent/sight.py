@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 from agent import join
 from agent.config import Config
-from agent.doctor import UNIT, Controller, Devices, Identity, Service, Sight, Underlay, numbers
+from agent.doctor import UNIT, Controller, Devices, Identity, Pool, Service, Sight, Underlay, numbers
 from agent.drivers import machine
+from agent.drivers.lvm import volumes
 from agent.inventory import mtu_of, try_all
 from common import tls
 from common.checkup import booted_by_systemd, is_held, rooms, synchronised
@@ -52,6 +53,7 @@ async def look(config: Config, url: str | None) -> Sight:
         controller=controller,
         identity=identity,
         clock_kept=synchronised(),
+        pool=await pool_at(config.pool.volume_group, config.pool.thin_pool),
         rooms=rooms((config.state_dir, config.pool_path)),
         closed=closed((config.state_dir, config.pool_path)),
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
@@ -107,7 +109,11 @@ async def _virsh(uri: str) -> tuple[str, str]:
     try:
         return await run(["virsh", "-q", "-c", uri, "version", "--daemon"], timeout_s=_ANSWERS_S), ""
     except CommandFailed as err:
-        return "", (err.output.strip().splitlines() or [err.detail])[-1].removeprefix("error: ")
+        return "", _last_line(err).removeprefix("error: ")
+
+
+def _last_line(err: CommandFailed) -> str:
+    return (err.output.strip().splitlines() or [err.detail])[-1].strip()
 
 
 async def _versions(capabilities: Sequence[Capability], libvirt: str) -> dict[str, str]:
@@ -143,6 +149,25 @@ async def _fits(host: str, mtu: int) -> bool | None:
     sizes = (56, min(mtu, _MOST_PACKET) - headers)
     small, large = [bool(await _said("ping", "-c1", "-W2", "-Mdo", f"-s{size}", host)) for size in sizes]
     return large if small else None
+
+
+async def pool_at(group: str, thin_pool: str) -> Pool:
+    """Look at the thin pool in which volumes lie; without a group they are files."""
+    if not group:
+        return Pool()
+    try:
+        found = await volumes(group, timeout_s=_ANSWERS_S)
+    except CommandFailed as err:
+        return Pool(group=group, thin_pool=thin_pool, problem=_last_line(err))
+    if thin_pool not in found:
+        return Pool(group=group, thin_pool=thin_pool, missing=True)
+    there = found[thin_pool]
+    return Pool(
+        group=group,
+        thin_pool=thin_pool,
+        data_percent=float(there.data_percent or 0),
+        metadata_percent=float(there.metadata_percent or 0),
+    )
 
 
 def _udp_sockets() -> str:

@@ -81,6 +81,12 @@ def parse_lvs(text: str) -> dict[str, Volume]:
     return {volume.lv_name: volume for section in report.report for volume in section.lv}
 
 
+async def volumes(group: str, run: Run = run, *, timeout_s: float = 30) -> dict[str, Volume]:
+    """List a group's logical volumes by name. Raises CommandFailed."""
+    flags = ["--reportformat", "json", "--units", "b", "--nosuffix", "-o", _COLUMNS]
+    return parse_lvs(await run(["lvs", *flags, group], timeout_s=timeout_s))
+
+
 class LvmPool:
     """A thin pool (see `agent.drivers.pool.Pool` for what each verb promises)."""
 
@@ -114,8 +120,7 @@ class LvmPool:
     async def _list(self) -> dict[str, Volume]:
         if self._listed is not None and 0 <= self._timer() - self._listed[0] < LISTED_FOR_S:
             return self._listed[1]
-        flags = ["--reportformat", "json", "--units", "b", "--nosuffix", "-o", _COLUMNS]
-        found = parse_lvs(await self._run(["lvs", *flags, self._group]))
+        found = await volumes(self._group, self._run)
         self._listed = self._timer(), found
         return found
 

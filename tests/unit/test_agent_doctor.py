@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from complaints import heard, possible
 
 from agent import doctor, sight
-from agent.doctor import NEEDED, Controller, Devices, Identity, Service, Sight, Underlay, examine, numbers
+from agent.doctor import NEEDED, Controller, Devices, Identity, Pool, Service, Sight, Underlay, examine, numbers
 from agent.main import main
 from common import checkup
 from common.checkup import Room
@@ -42,6 +42,7 @@ WELL = Sight(
         path="/var/lib/skerry-agent/identity.pem", url=URL, name="h1", renew_at=NOW + DAY, expires_at=NOW + 16 * DAY
     ),
     clock_kept=True,
+    pool=Pool(group="vg0", thin_pool="skerry", data_percent=40.0, metadata_percent=12.0),
     rooms=(Room(path="/var/lib/skerry-agent", free_gib=80, size_gib=100, free_files=1_000_000),),
     closed=(),
     open_files=65536,
@@ -65,7 +66,7 @@ def without(*names: str, also: str = "") -> Sight:
     return but(capabilities=(*there, *([Capability(name=also, works=True, detail="")] if also else ())))
 
 
-def pool(*, free_gib: float, free_files: int = -1) -> Room:
+def full(*, free_gib: float, free_files: int = -1) -> Room:
     return Room(path="/pool", free_gib=free_gib, size_gib=90, free_files=free_files)
 
 
@@ -103,11 +104,15 @@ PLANTED: tuple[tuple[str, Sight, str, str], ...] = (
     ("clock skew", part("controller", skew_s=-5.0), "warn", "5 s behind the controller's"),
     ("service", part("service", enabled=False), "fail", "systemctl enable --now skerry-agent"),
     ("service", part("service", running=False), "fail", "journalctl -u skerry-agent -n 20"),
+    ("pool", part("pool", problem="Volume group not found"), "fail", "vgcreate vg0 /dev/DISK"),
+    ("pool", part("pool", missing=True), "fail", "lvcreate --type thin-pool -l 90%FREE -n skerry vg0"),
+    ("pool", part("pool", data_percent=96.0), "fail", "vgextend vg0 /dev/DISK; lvextend"),
+    ("pool", part("pool", metadata_percent=85.0), "warn", "40 % data and 85 % metadata"),
     ("directories", but(closed=("/srv/cloud",)), "fail", "chmod o+x /srv/cloud"),
     ("open files", but(open_files=1024), "fail", "LimitNOFILE"),
-    ("room /pool", but(rooms=(pool(free_gib=0.2),)), "fail", "make room there"),
-    ("room /pool", but(rooms=(pool(free_gib=5),)), "warn", "before it is full"),
-    ("room /pool", but(rooms=(pool(free_gib=50, free_files=7),)), "fail", "only 7 more files"),
+    ("room /pool", but(rooms=(full(free_gib=0.2),)), "fail", "make room there"),
+    ("room /pool", but(rooms=(full(free_gib=5),)), "warn", "before it is full"),
+    ("room /pool", but(rooms=(full(free_gib=50, free_files=7),)), "fail", "only 7 more files"),
 )  # fmt: skip
 
 
@@ -170,6 +175,29 @@ def test_a_directory_that_is_closed_to_qemu_is_named(tmp_path: Path) -> None:
     inner.parent.chmod(0o700)
     assert str(inner.parent) in sight.closed((inner,))
     assert str(inner) not in sight.closed((inner,))
+
+
+LVS = """#!/bin/sh
+for group; do :; done
+[ "$group" = vg0 ] || { echo "  Volume group \\"$group\\" not found" >&2; exit 5; }
+echo '{"report": [{"lv": [
+  {"lv_name": "skerry", "lv_size": "4096", "data_percent": "41.5", "metadata_percent": "3.2"},
+  {"lv_name": "vol-x", "lv_size": "4096", "data_percent": "", "metadata_percent": ""}]}]}'
+"""
+
+
+async def test_a_thin_pool_is_looked_at_by_lvs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lvs").write_text(LVS)
+    (tmp_path / "lvs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    there = await sight.pool_at("vg0", "skerry")
+    assert (there.data_percent, there.metadata_percent, there.problem) == (41.5, 3.2, "")
+    assert (await sight.pool_at("vg0", "other")).missing
+    assert (await sight.pool_at("vg9", "skerry")).problem == 'Volume group "vg9" not found'
+    assert (await sight.pool_at("", "skerry")).group == ""
+    (tmp_path / "lvs").unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "No such file" in (await sight.pool_at("vg0", "skerry")).problem
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
