@@ -3,7 +3,7 @@
 import msgspec
 
 from common.counters import DISK_GIB, SNAPSHOTS, Counter
-from common.documents import SnapshotDoc, key_of
+from common.documents import SnapshotDoc, VolumeDoc, key_of
 from common.errors import Conflict
 from common.ids import Id
 from common.kinds.kind import AnyResource, Spec
@@ -42,16 +42,6 @@ def admit(row: AnyResource, was: AnyResource | None, seen: WorkingSet, _caller: 
     return msgspec.structs.replace(spec, size_gib=volume.spec.size_gib)
 
 
-def admit_delete(row: AnyResource, seen: WorkingSet) -> None:
-    """Refuse while its volume is on the way back to it."""
-    volume = seen.get(Id(row.spec.volume))
-    if volume and volume.spec.revert_to == row.id and volume.observed_generation < volume.generation:
-        raise Conflict(
-            f"volume {volume.name} is being reverted to snapshot {row.name}",
-            fix=f"wait for it: skerry volume show {volume.name}; or delete the volume first",
-        )
-
-
 def counts(row: AnyResource, _seen: WorkingSet) -> dict[Counter, int]:
     """One snapshot, of its volume's size."""
     return {SNAPSHOTS: 1, DISK_GIB: row.spec.size_gib}
@@ -81,6 +71,17 @@ def plan(row: AnyResource, seen: WorkingSet, _now: float) -> Outcome:
     return Wait(status=_status(row, seen, "creating", message), message=message)
 
 
+def is_reverting_to(row: AnyResource, volume: AnyResource, seen: WorkingSet) -> bool:
+    """Say whether a volume is on the way back to a snapshot: its host has not said yet that it is there."""
+    if volume.spec.revert_to != row.id:
+        return False
+    for document in seen.owned_documents(volume.id):
+        if isinstance(document.doc, VolumeDoc) and document.doc.reverts == volume.spec.revert_generation:
+            report = seen.report(document.host, document.key)
+            return not (report and report.done)
+    return True
+
+
 def _without_host(row: AnyResource, seen: WorkingSet) -> Outcome:
     """Wait for its volume to be placed; where that does not come, say why."""
     volume, name = seen.get(Id(row.spec.volume)), seen.name_of(row.spec.volume)
@@ -99,6 +100,10 @@ def _blocked(row: AnyResource, seen: WorkingSet, why: Refusal) -> Blocked:
 
 
 def _plan_delete(row: AnyResource, seen: WorkingSet) -> Outcome:
+    volume = seen.get(Id(row.spec.volume))
+    if volume and volume.deleted_at is None and is_reverting_to(row, volume, seen):
+        message = f"kept until volume {volume.name} is reverted to it, or is deleted"
+        return Wait(status=_status(row, seen, "deleting", message), message=message, seconds=LOOK_AGAIN_S)
     left = seen.owned_documents(row.id)
     if wanted := [document for document in left if not document.gone]:
         writes = tuple(Tombstone(host=document.host, key=document.key) for document in wanted)

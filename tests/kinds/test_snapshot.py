@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.documents import SnapshotDoc
+from common.documents import DocKey, SnapshotDoc
 from common.errors import Conflict, SkerryError
 from common.ids import Id
 from controller.kinds.outcome import Blocked, Done, Wait
@@ -72,8 +72,31 @@ async def test_a_snapshot_stays_while_its_volume_is_on_the_way_back_to_it(bench:
     await bench.seen_through(snapshot)
     await bench.change(stage.volume, vm=None)
     await say(bench, "volume", stage.volume, "revert", snapshot="before")
-    with pytest.raises(Conflict, match="is being reverted to snapshot before"):
-        await bench.delete(snapshot)
     with pytest.raises(SkerryError, match="is being changed"):
         await bench.create("snapshot", "shop", "meanwhile", volume="data")
     assert bench.now(stage.volume).spec.revert_to == Id(snapshot.id)
+    await bench.delete(snapshot)
+    waits = await bench.rest(snapshot)
+    assert isinstance(waits, Wait)
+    assert "kept until volume data is reverted to it" in waits.message
+    assert not bench.documents(stage.host)[DocKey(f"snapshot/{snapshot.id}")].gone
+    await bench.rest(stage.volume)
+    bench.report(stage.host, f"volume/{stage.volume.id}")
+    await bench.rest(snapshot)
+    assert bench.documents(stage.host)[DocKey(f"snapshot/{snapshot.id}")].gone
+    bench.report(stage.host, f"snapshot/{snapshot.id}")
+
+
+async def test_a_snapshot_goes_with_a_volume_that_never_came_back_to_it(bench: Bench) -> None:
+    stage = await attached(bench)
+    snapshot = await bench.create("snapshot", "shop", "before", volume="data")
+    await bench.rest(snapshot)
+    bench.report(stage.host, f"snapshot/{snapshot.id}")
+    await bench.seen_through(snapshot)
+    await bench.change(stage.volume, vm=None)
+    await say(bench, "volume", stage.volume, "revert", snapshot="before")
+    await bench.delete(snapshot)
+    assert isinstance(await bench.rest(snapshot), Wait)
+    await bench.delete(stage.volume)
+    await bench.rest(snapshot)
+    assert bench.documents(stage.host)[DocKey(f"snapshot/{snapshot.id}")].gone

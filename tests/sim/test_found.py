@@ -44,6 +44,15 @@ FOUND: dict[str, tuple[int, tuple[Act, ...]]] = {
             Act("delete_vm", {"number": 7, "keep": True}),
         ),
     ),
+    "a host that is lost while a volume on it is being reverted": (
+        508337,
+        (
+            Act("host_lies", {"name": "h1", "what": "I am as you wish"}),
+            Act("use_volume", {"number": 3, "what": "make"}),
+            Act("use_volume", {"number": 7, "what": "snapshot"}),
+            Act("use_volume", {"number": 0, "what": "stop and revert"}),
+        ),
+    ),
 }
 
 
