@@ -31,8 +31,9 @@ from controller.config import Config, split_listen
 from controller.doctor import examine, unreadable
 from controller.fleet.auditor import Auditor
 from controller.fleet.crew import Crew
-from controller.fleet.hosts import ALONE, Hosts
+from controller.fleet.hosts import Hosts
 from controller.fleet.link import LinkServer, serve
+from controller.fleet.links import ALONE
 from controller.fleet.replicas import Replicas
 from controller.fleet.sessions import Sessions
 from controller.fleet.succession import Successor, asks, next_authority

@@ -10,7 +10,7 @@ from common.errors import SkerryError
 from common.ids import HostId, RequestId, new_request_id
 from common.kinds.kind import AnyResource
 from controller.fleet.audit import Difference
-from controller.fleet.hosts import ALONE
+from controller.fleet.links import ALONE
 from controller.store.rows import Event, Link
 from controller.store.store import Store
 from controller.store.working import Agreement

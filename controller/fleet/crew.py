@@ -64,6 +64,11 @@ class Crew:
         """The other controllers that live."""
         return tuple(one for one in self._seen.controllers() if one.alive and one.id != self.me.id)
 
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where the controllers are dialled, dead ones that may come back included."""
+        return tuple(sorted({one.url for one in self._seen.controllers()}))
+
     # --- for the fleet ----------------------------------------------------------------------------------------------
 
     async def take(self, host: HostId) -> None:
@@ -155,7 +160,7 @@ class Crew:
 
     def _tell_hosts(self) -> None:
         """Have the hosts know the controllers that came since their welcome: they may be the last that are left."""
-        if (urls := self._seen.controller_urls()) != self._told:
+        if (urls := self.urls) != self._told:
             self._told = urls
             for session in self._sessions.all():
                 session.send(Controllers(urls=urls))

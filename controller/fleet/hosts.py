@@ -9,7 +9,6 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 import structlog
@@ -43,6 +42,7 @@ from controller.fleet.audit import Difference, compare
 from controller.fleet.booted import settled_boot
 from controller.fleet.figures import Figures
 from controller.fleet.lies import Lie, Lies, clipped, is_late, judge
+from controller.fleet.links import ALONE, Links
 from controller.fleet.repair import Plan, plan_repairs
 from controller.fleet.sessions import Session, Sessions, Told
 from controller.metrics.intake import SLOT_S, UNKEPT, Measures
@@ -69,39 +69,6 @@ _ACTION = re.compile(r"^(?:domain|volume|snapshot|network|port)\.[a-z-]{1,24}$")
 
 Changed = Callable[[HostId], None]
 Poke = Callable[[Id], None]
-
-
-class Links(Protocol):
-    """Where it is noted which controller a host is connected to."""
-
-    async def take(self, host: HostId) -> None:
-        """Note that a host is connected here; from then on `seen` is as new as any controller's was before."""
-        ...
-
-    async def leave(self, host: HostId) -> None:
-        """Note that it is not any more."""
-        ...
-
-    def mine(self, link: Link, /) -> bool:
-        """Say whether a link is one to this controller."""
-        ...
-
-
-class Alone:
-    """The only controller there is: hosts are connected to it, or to none."""
-
-    async def take(self, host: HostId) -> None:
-        """Nobody asks."""
-
-    async def leave(self, host: HostId) -> None:
-        """Nobody asks."""
-
-    def mine(self, _link: Link) -> bool:
-        """There are no others."""
-        return True
-
-
-ALONE = Alone()
 
 
 class Hosts:
@@ -251,7 +218,7 @@ class Hosts:
             host_name=row.name,
             send_reports=anew or not view.reported or reports_digest(view.reports.values()) != hello.observed_digest,
             metrics_every_s=SLOT_S,
-            urls=self._seen.controller_urls(),
+            urls=self._links.urls,
             epoch=self._seen.fact(EPOCH),
             anew=anew,
         )

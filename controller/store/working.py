@@ -290,10 +290,6 @@ class WorkingSet:
         """Return the controllers that share the database, dead ones that may come back included; none: one alone."""
         return tuple(sorted(self._controllers.values(), key=lambda one: one.id))
 
-    def controller_urls(self) -> tuple[str, ...]:
-        """Return where they are dialled."""
-        return tuple(sorted({one.url for one in self._controllers.values()}))
-
     def link(self, host: HostId) -> Link | None:
         """Return which of several controllers a host is connected to; None: none of them, or there are not several."""
         return self._links.get(host)
