@@ -29,6 +29,14 @@ class ImageRef(Document, frozen=True):
     size_bytes: int
 
 
+class SnapshotRef(Document, frozen=True):
+    """A snapshot on the same host that a disk is cloned from."""
+
+    id: Id
+    volume: Id
+    """That it is one of."""
+
+
 class VolumeDoc(Document, frozen=True, tag="volume", tag_field="type"):
     """A disk that should exist. A kernel image gives a blank disk."""
 
@@ -41,6 +49,8 @@ class VolumeDoc(Document, frozen=True, tag="volume", tag_field="type"):
     """The snapshot of the last time."""
     data: bool = False
     """Users' own: once made it is never made anew, blank, in place of what was lost."""
+    snapshot: SnapshotRef | None = None
+    """What it is cloned from, in place of an image. Once it is made it may go."""
 
 
 class SnapshotDoc(Document, frozen=True, tag="snapshot", tag_field="type"):

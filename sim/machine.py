@@ -7,7 +7,7 @@ import msgspec
 from agent.drivers.shown import GIB, Disk, Held
 from common import names
 from common.clock import Clock
-from common.documents import ImageRef
+from common.documents import ImageRef, SnapshotRef
 from common.errors import Temporary
 from common.ids import Id
 from common.protocol import Inventory
@@ -49,6 +49,8 @@ class Machine:
         self.parts: set[str] = set()
         self.snapshots: dict[Id, Id] = {}
         """Snapshot -> volume."""
+        self.content: dict[Id, str] = {}
+        """Disk or snapshot -> all that was ever written to it, in one word; it differs from what each snapshot kept."""
         self.reverts: dict[Id, int] = {}
         self.images: set[str] = set()
         self.seeds: dict[Id, str] = {}
@@ -97,16 +99,20 @@ class Machine:
         """Say whether a finished disk of this name exists."""
         return name in self.disks
 
-    def make_disk(self, volume: Id, size_gib: int, over: ImageRef | None, halfway: Halfway) -> None:
+    def make_disk(self, volume: Id, size_gib: int, over: ImageRef | SnapshotRef | None, halfway: Halfway) -> None:
         """Build it under its part's name, then rename it. A finished one is left alone."""
         name = names.volume_file(volume)
         if name in self.disks:
             return
         self.need_room()
+        if isinstance(over, SnapshotRef) and self.snapshots.get(over.id) != over.volume:
+            raise Temporary(f"there is no snapshot {over.id} of {over.volume}")
         self.parts.add(names.part(name))
         halfway("disk-part")
         self.parts.discard(names.part(name))
-        self.disks[name] = Disk(size_bytes=size_gib * GIB, allocated_bytes=200_704, backing=over.digest if over else "")
+        backing = over.digest if isinstance(over, ImageRef) else ""
+        self.content[volume] = self.content[over.id] if isinstance(over, SnapshotRef) else volume
+        self.disks[name] = Disk(size_bytes=size_gib * GIB, allocated_bytes=200_704, backing=backing)
 
     def grow_disk(self, volume: Id, size_gib: int) -> None:
         """Have it that large, in a running machine too."""
@@ -135,6 +141,7 @@ class Machine:
         halfway("disk-part-removed")
         self.disks.pop(name, None)
         self.reverts.pop(volume, None)
+        self.content.pop(volume, None)
         for one in [one for one, its in self.snapshots.items() if its == volume]:
             del self.snapshots[one]
 
@@ -144,11 +151,14 @@ class Machine:
             raise Temporary(f"no disk {volume}")
         self.need_room()
         self.snapshots[snapshot] = volume
+        self.content[snapshot] = self.content[volume]
+        self.content[volume] += f" {snapshot}"
 
     def drop_snapshot(self, snapshot: Id) -> None:
         """Forget it."""
         self.destroyed.append(snapshot)
         self.snapshots.pop(snapshot, None)
+        self.content.pop(snapshot, None)
 
     def revert(self, volume: Id, snapshot: Id, number: int, halfway: Halfway) -> None:
         """Have it hold that again. Raises Temporary while somebody runs with it."""
@@ -156,6 +166,7 @@ class Machine:
             raise Temporary(f"{volume} is in use")
         if self.snapshots.get(snapshot) != volume:
             raise Temporary(f"{volume} has no snapshot {snapshot}")
+        self.content[volume] = f"{self.content[snapshot]} {snapshot}"
         halfway("disk-reverted")
         self.reverts[volume] = number
 

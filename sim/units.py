@@ -65,11 +65,13 @@ class SimVolumes:
         doc = item.doc if item is not None else None
         assert doc is None or isinstance(doc, VolumeDoc)
         users = self._machine.guests.users_of(names.volume_file(volume))
+        source = doc.snapshot if doc is not None else None
         ready = doc is None or doc.image is None or doc.image.digest in self._machine.images
         return VolumeView(
             held=self._machine.held(volume),
             image=CachedImage(ready=ready),
             users=tuple(DiskUser(name=user.name, active=user.active) for user in users),
+            source=source is not None and self._machine.snapshots.get(source.id) == source.volume,
         )
 
     def plan(self, wish: Wish, seen: VolumeView, now: float) -> Any:

@@ -15,7 +15,7 @@ from agent.drivers.images import ImageCache
 from agent.drivers.place import Place
 from agent.drivers.shown import GIB, Held, PoolUse
 from common import names
-from common.documents import ImageRef
+from common.documents import ImageRef, SnapshotRef
 from common.errors import Invalid
 from common.ids import Id
 from common.protocol import Found
@@ -44,14 +44,22 @@ class FilePool:
         """Say whether its disk is there, and was reverted at least so often."""
         return self._place.volume_file(volume).exists() and self._reverts(volume) >= reverts
 
-    async def make(self, volume: Id, size_gib: int, over: ImageRef | None, reverts: int) -> None:
-        """Have a sparse disk of that size: an overlay of an image that is in the cache, else blank."""
+    async def make(self, volume: Id, size_gib: int, over: ImageRef | SnapshotRef | None, reverts: int) -> None:
+        """Have a sparse disk of that size: an overlay of an image that is in the cache, a snapshot's content, or blank.
+
+        A snapshot's blocks are shared where the file system can do that (reflinks), else they are copied.
+        """
         if reverts != self._reverts(volume):
             await asyncio.to_thread(self._write_note, volume, reverts)
-        if over is not None:
-            self._images.touch(over)
-        backing = self._images.path(over) if over is not None else None
-        await files.make_disk(self._place.volume_file(volume), size_gib, backing, over.format if over else "")
+        disk = self._place.volume_file(volume)
+        match over:
+            case SnapshotRef(id=snapshot, volume=source):
+                await files.clone_snapshot(disk, size_gib, self._place.volume_file(source), snapshot)
+            case ImageRef():
+                self._images.touch(over)
+                await files.make_disk(disk, size_gib, self._images.path(over), over.format)
+            case None:
+                await files.make_disk(disk, size_gib, None, "")
 
     async def grow(self, volume: Id, size_gib: int, running_in: Id | None) -> None:
         """Have a disk at least that large: QEMU itself grows the file that it has open."""
@@ -154,6 +162,6 @@ class FilePool:
 
 def _inside(path: Path) -> tuple[str, ...]:
     try:
-        return files.snapshots(path)
+        return tuple(files.snapshots(path))
     except (Invalid, OSError):
         return ()

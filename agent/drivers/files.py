@@ -11,7 +11,7 @@ import msgspec
 
 from agent.drivers.shown import GIB, Disk
 from common import names
-from common.errors import Invalid
+from common.errors import Invalid, Temporary
 from common.ids import Id
 from common.run import run
 
@@ -23,6 +23,12 @@ _TABLE = struct.Struct(">IQ")
 
 _ENTRY = struct.Struct(">8x4xHH4x4x8x4xI")
 """Of a snapshot: id_str_size, name_size, extra_data_size; extra data, id and name follow, padded to 8 bytes."""
+
+_EXTRA = struct.Struct(">8xQ")
+"""Of its extra data: the disk's size then, bytes."""
+
+COPY_TIMEOUT_S = 1750.0
+"""Within the loop's limit for a step, so that the copying ends before the turn is cut off."""
 
 _HEAD_BYTES = 4096
 _EXTERNAL_DATA = 1 << 2
@@ -110,15 +116,17 @@ def look(disk: Path) -> Disk | None:
     return Disk(size_bytes=header.size_bytes, allocated_bytes=stat.st_blocks * 512, backing=header.backing)
 
 
-def snapshots(disk: Path) -> tuple[str, ...]:
-    """Return the names of the snapshots inside a qcow2 file (its table of snapshots, QEMU's docs/interop/qcow2.txt).
+def snapshots(disk: Path) -> dict[str, int]:
+    """Return the names of the snapshots inside a qcow2 file, with the size of each in bytes; 0: it does not say.
+
+    From its table of snapshots (QEMU's docs/interop/qcow2.txt).
 
     Raises Invalid where it is none.
     """
     head = read_head(disk)
     qcow_header(head)
     count, at = _TABLE.unpack_from(head, 60)
-    found = []
+    found = {}
     with disk.open("rb") as file:
         for _ in range(count):
             file.seek(at)
@@ -126,10 +134,12 @@ def snapshots(disk: Path) -> tuple[str, ...]:
             if len(entry) < _ENTRY.size:
                 raise Invalid(f"its table of {count} snapshots ends early")
             id_length, name_length, extra = _ENTRY.unpack(entry)
-            file.seek(extra + id_length, os.SEEK_CUR)
-            found.append(file.read(name_length).decode(errors="replace"))
+            more = file.read(min(extra, _EXTRA.size))
+            file.seek(at + _ENTRY.size + extra + id_length)
+            name = file.read(name_length).decode(errors="replace")
+            found[name] = _EXTRA.unpack(more)[0] if len(more) == _EXTRA.size else 0
             at += -(-(_ENTRY.size + extra + id_length + name_length) // 8) * 8
-    return tuple(found)
+    return found
 
 
 def anything_at(disk: Path) -> bool:
@@ -154,6 +164,45 @@ async def make_disk(disk: Path, size_gib: int, backing: Path | None, backing_for
     remove(part)
     over = ["-b", str(backing), "-F", backing_format] if backing else []
     await run(["qemu-img", "create", "-q", "-f", "qcow2", *over, str(part), str(size_gib * GIB)])
+    await asyncio.to_thread(_finish_disk, part, disk)
+
+
+async def clone_snapshot(disk: Path, size_gib: int, source: Path, snapshot: str) -> None:
+    """Have a disk at least that large that holds what a snapshot inside `source` holds. A finished one is left alone.
+
+    A running guest may write to `source` meanwhile: what a snapshot refers to is never written to again, so it is read
+    without QEMU's lock (`-U`). Raises Temporary where there is no such snapshot, or `source` is just being reverted to
+    a smaller one; CommandFailed when qemu-img can't.
+    """
+    if disk.exists():  # noqa: ASYNC240 (one stat)
+        return
+    part = disk.with_name(names.part(disk.name))
+    remove(part)
+    kept = snapshots(source).get(snapshot)
+    if kept is None:
+        raise Temporary(f"there is no snapshot {snapshot} in {source.name}")
+    base = msgspec.json.decode(
+        await run(["qemu-img", "info", "-U", "-f", "qcow2", "--output=json", str(source)]), type=_Info
+    )
+    over = ["-B", base.backing, "-F", base.backing_format] if base.backing else []
+    line = [
+        "qemu-img",
+        "convert",
+        "-q",
+        "-U",
+        "-C",
+        "-f",
+        "qcow2",
+        "-l",
+        f"snapshot.name={snapshot}",
+        "-O",
+        "qcow2",
+        *over,
+    ]
+    await run([*line, str(source), str(part)], timeout_s=COPY_TIMEOUT_S)
+    if qcow_header(read_head(part)).size_bytes < kept:
+        raise Temporary(f"{source.name} was made smaller while it was read")
+    await run(["qemu-img", "resize", "-q", "--shrink", "-f", "qcow2", str(part), str(max(size_gib * GIB, kept))])
     await asyncio.to_thread(_finish_disk, part, disk)
 
 
@@ -195,6 +244,7 @@ class _Info(msgspec.Struct, frozen=True, kw_only=True):
     """What is read of `qemu-img info`."""
 
     backing: str | None = msgspec.field(name="backing-filename", default=None)
+    backing_format: str = msgspec.field(name="backing-filename-format", default="qcow2")
     data_file: str | None = msgspec.field(name="data-file", default=None)
 
 

@@ -17,7 +17,7 @@ from agent.drivers.images import ImageCache
 from agent.drivers.place import Place
 from agent.drivers.shown import GIB, Disk, Held, PoolUse
 from common import names
-from common.documents import ImageRef
+from common.documents import ImageRef, SnapshotRef
 from common.errors import Invalid
 from common.ids import Id
 from common.protocol import Found
@@ -177,8 +177,8 @@ class LvmPool:
 
     # --- acting -----------------------------------------------------------------------------------------------------
 
-    async def make(self, volume: Id, size_gib: int, over: ImageRef | None, reverts: int) -> None:
-        """Have a thin volume of that size: a clone of an image, or zeros."""
+    async def make(self, volume: Id, size_gib: int, over: ImageRef | SnapshotRef | None, reverts: int) -> None:
+        """Have a thin volume of that size: a clone of an image, or of a snapshot, or zeros."""
         name, there = names.logical_volume(volume), await self._list()
         if name in there:
             return
@@ -188,7 +188,7 @@ class LvmPool:
         if over is None:
             await self._create(part, size_gib * GIB, tags)
         else:
-            origin = await self._have_image(over)
+            origin = names.logical_volume(over.id) if isinstance(over, SnapshotRef) else await self._have_image(over)
             await self._snap(origin, part, tags)
             await self._extend(part, size_gib)
         await self._change(["lvrename", self._group, part, name])

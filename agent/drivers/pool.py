@@ -8,7 +8,7 @@ Temporary (CommandFailed among them) where it could not be done now.
 from typing import Protocol
 
 from agent.drivers.shown import Held, PoolUse
-from common.documents import ImageRef
+from common.documents import ImageRef, SnapshotRef
 from common.ids import Id
 from common.protocol import Found
 
@@ -24,9 +24,9 @@ class Pool(Protocol):
         """Say whether its disk is there, and was reverted at least so often."""
         ...
 
-    async def make(self, volume: Id, size_gib: int, over: ImageRef | None, reverts: int) -> None:
-        """Have a disk of that size: a clone of an image that is in the cache, or zeros. `reverts`: what it counts from.
-        A finished one is left alone."""
+    async def make(self, volume: Id, size_gib: int, over: ImageRef | SnapshotRef | None, reverts: int) -> None:
+        """Have a disk of that size: a clone of an image that is in the cache, or of a snapshot that is in the pool, or
+        zeros. `reverts`: what it counts from. A finished one is left alone, and needs no snapshot any more."""
         ...
 
     async def grow(self, volume: Id, size_gib: int, running_in: Id | None) -> None:

@@ -1,5 +1,6 @@
 """Volumes as units: disks and their snapshots in a pool, cloned from the image cache in an instant."""
 
+import contextlib
 from collections.abc import Callable
 
 from agent.drivers.hypervisor import Hypervisor
@@ -26,7 +27,7 @@ from agent.kinds.volume_plan import (
     volume_of,
 )
 from common.clock import Clock
-from common.documents import Report, VolumeDoc
+from common.documents import Report, SnapshotRef, VolumeDoc
 from common.errors import Invalid
 from common.faults import Faults
 from common.protocol import Found
@@ -64,7 +65,7 @@ class Volumes:
     async def observe(self, wish: Wish) -> VolumeView:
         """Look at the disk, the image cache, and where it matters at the domains that use the disk."""
         volume, item = volume_of(wish), own_of(wish)
-        doc = item.doc if item is not None else None
+        doc = item.doc if item is not None and not item.gone else None
         assert doc is None or isinstance(doc, VolumeDoc)
         held, unreadable = Held(anything=True), ""
         try:
@@ -75,9 +76,17 @@ class Volumes:
         if needs_users(wish, held):
             found = await self._hypervisor.users_of(self._place.disk(volume).path)
             users = tuple(DiskUser(name=user.name, active=user.active) for user in found)
-        wanted = doc.image if doc is not None and item is not None and not item.gone else None
-        image = self._images.look(wanted) if wanted is not None else CachedImage()
-        return VolumeView(held=held, image=image, users=users, unreadable=unreadable)
+        image = self._images.look(doc.image) if doc is not None and doc.image is not None else CachedImage()
+        source = doc is not None and held.disk is None and await self._has(doc.snapshot)
+        return VolumeView(held=held, image=image, users=users, unreadable=unreadable, source=source)
+
+    async def _has(self, snapshot: SnapshotRef | None) -> bool:
+        """Say whether a snapshot is in the pool."""
+        if snapshot is None:
+            return False
+        with contextlib.suppress(Invalid):
+            return snapshot.id in (await self._pool.look(snapshot.volume)).snapshots
+        return False
 
     def plan(self, wish: Wish, seen: VolumeView, now: float) -> Do[VolumeStep] | Mark | Wait | Settled:
         """Decide the next step: see `agent.kinds.volume_plan`."""

@@ -10,7 +10,17 @@ import msgspec
 
 from agent.drivers.shown import GIB, CachedImage, Disk, Held
 from agent.kinds.unit import Do, Mark, Settled, Wait, Wish
-from common.documents import Desired, DocKey, ImageRef, Report, SnapshotDoc, VolumeDoc, VolumeSeen, key_of
+from common.documents import (
+    Desired,
+    DocKey,
+    ImageRef,
+    Report,
+    SnapshotDoc,
+    SnapshotRef,
+    VolumeDoc,
+    VolumeSeen,
+    key_of,
+)
 from common.ids import Id, Revision
 
 LOOK_AGAIN_S = 5.0
@@ -29,11 +39,11 @@ class FetchImage(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class MakeDisk(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Make the disk: over the image, or blank."""
+    """Make the disk: over the image, as a clone of the snapshot, or blank."""
 
     volume: Id
     size_gib: int
-    over: ImageRef | None
+    over: ImageRef | SnapshotRef | None
     reverts: int = 0
     """What its reverts are counted from."""
 
@@ -101,6 +111,8 @@ class VolumeView(msgspec.Struct, frozen=True, kw_only=True):
     """Of the document's image, if it has one."""
     users: tuple[DiskUser, ...] = ()
     """Looked for only where it matters: before a disk is removed, grown or reverted, or a snapshot taken or dropped."""
+    source: bool = False
+    """Whether the snapshot is there that the disk is to be made from. Looked for only until it is made."""
     unreadable: str = ""
     """Why what has the disk's name can't be read as a disk."""
 
@@ -173,7 +185,7 @@ def plan(wish: Wish, seen: VolumeView, _now: float) -> Outcome:
         return waits
     disk = seen.held.disk
     if disk is None:
-        return _plan_disk(item, doc, wish)
+        return _plan_disk(item, doc, wish, seen)
     if doc.data and MADE not in wish.marks:
         return Mark(name=MADE, value="")
     if step := _plan_snapshots(wish, doc, snapshots, seen) or _plan_size(doc, disk, seen):
@@ -195,15 +207,19 @@ def _plan_image(item: Desired, doc: VolumeDoc, image: ImageRef, seen: VolumeView
     return None
 
 
-def _plan_disk(item: Desired, doc: VolumeDoc, wish: Wish) -> Do[VolumeStep] | Wait:
+def _plan_disk(item: Desired, doc: VolumeDoc, wish: Wish, seen: VolumeView) -> Do[VolumeStep] | Wait:
     if MADE in wish.marks:
         problem = (
             f"the disk of volume {doc.id} was here and is gone; bring its pool back (is its file system mounted, its "
             "volume group active?), restore it from a backup, or delete the volume"
         )
         return _stuck(item, doc, problem)
-    over = doc.image if doc.image is not None and doc.image.format != "kernel" else None
-    return Do(MakeDisk(volume=doc.id, size_gib=doc.size_gib, over=over, reverts=doc.reverts), "making the disk")
+    if doc.snapshot is not None and not seen.source:
+        message = f"waiting for snapshot {doc.snapshot.id} of volume {doc.snapshot.volume} on this host"
+        return Wait(message=message, seconds=LOOK_AGAIN_S, reports=(_not_yet(item, message),))
+    image = doc.image if doc.image is not None and doc.image.format != "kernel" else None
+    step = MakeDisk(volume=doc.id, size_gib=doc.size_gib, over=doc.snapshot or image, reverts=doc.reverts)
+    return Do(step, f"cloning snapshot {doc.snapshot.id}" if doc.snapshot else "making the disk")
 
 
 def _plan_size(doc: VolumeDoc, disk: Disk, seen: VolumeView) -> Do[VolumeStep] | None:

@@ -12,12 +12,23 @@ MOST_ATTACHED = 8
 
 
 class VolumeSpec(Spec, frozen=True):
-    """A disk of a size, blank or cloned from an image, and the machine that has it."""
+    """A disk of a size, blank or cloned from an image or a snapshot, and the machine that has it."""
 
-    size_gib: Annotated[int, msgspec.Meta(ge=1, le=65536, description="the disk's size, GiB; it only grows")]
+    size_gib: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0, le=65536, description="the disk's size, GiB; it only grows; 0: as large as what it is cloned from"
+        ),
+    ] = 0
     image: Annotated[
         str | None, Ref("image"), msgspec.Meta(description="what it is cloned from; none: a blank disk")
     ] = None
+    snapshot: Annotated[
+        str | None,
+        Ref("snapshot", holds=False),
+        msgspec.Meta(description="what it is cloned from in place of an image, on the snapshot's host"),
+    ] = None
+    snapshot_of: Annotated[str, ServerSet(), msgspec.Meta(description="the volume (its id) that this is one of")] = ""
     vm: Annotated[
         str | None, Ref("vm", holds=False), msgspec.Meta(description="the machine it is attached to; none: detached")
     ] = None
@@ -107,5 +118,5 @@ VOLUME = Kind(
             final=True,
         ),
     ),
-    fixed=frozenset({"image"}),
+    fixed=frozenset({"image", "snapshot"}),
 )

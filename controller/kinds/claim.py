@@ -87,6 +87,11 @@ def _pool_closed(host: HostId, seen: WorkingSet) -> str:
     return str(row.status.pool_closed) if row else ""
 
 
+def room_for(disk: AnyResource, host: HostId) -> Placement:
+    """Return the claim of a volume or a snapshot: as much as it may come to take."""
+    return Placement(owner=disk.id, host=host, vcpus=0, memory_mib=0, disk_gib=disk.spec.size_gib)
+
+
 def short_of(row: AnyResource, seen: WorkingSet, needed: Placement) -> Refusal | None:
     """Say what a host has too little of for a thing to have so much of it; None: it has enough."""
     placement, where = seen.placement(row.id), needed.host

@@ -2,7 +2,7 @@
 
 from common.ids import HostId, Id
 from common.kinds.kind import AnyResource
-from controller.kinds.disks import data_volumes, lies_on
+from controller.kinds.disks import bound_to, data_volumes
 from controller.kinds.shape import Shape
 from controller.scheduler.choose import Demand
 from controller.scheduler.columns import Place
@@ -13,12 +13,14 @@ from controller.store.working import WorkingSet
 
 def demand_of(vm: AnyResource, shape: Shape, seen: WorkingSet) -> Demand:
     """Return what is asked of the scheduler for a machine of this shape."""
+    volume = _beside(vm, seen)
     return Demand(
         owner=vm.id,
         vcpus=shape.vcpus,
         memory_mib=shape.memory_mib,
         disk_gib=shape.disk_gib,
-        host=_host(vm, seen),
+        host=HostId(Id(vm.spec.host)) if vm.spec.host else bound_to(volume, seen) if volume else None,
+        beside=volume.name if volume and not vm.spec.host else "",
         rack=_place(vm.spec.rack, seen),
         zone=_place(vm.spec.zone, seen),
         groups=tuple(_rule(group) for one in vm.spec.groups if (group := seen.get(Id(one)))),
@@ -27,12 +29,10 @@ def demand_of(vm: AnyResource, shape: Shape, seen: WorkingSet) -> Demand:
     )
 
 
-def _host(vm: AnyResource, seen: WorkingSet) -> HostId | None:
-    """Return the only host that will do: the one it is pinned to, or else that of the volumes it is to have."""
-    if vm.spec.host:
-        return HostId(Id(vm.spec.host))
-    beside = (seen.get(Id(vm.spec.beside)) if vm.spec.beside else None,)
-    return next((found for one in (*beside, *data_volumes(vm, seen)) if one and (found := lies_on(one, seen))), None)
+def _beside(vm: AnyResource, seen: WorkingSet) -> AnyResource | None:
+    """Return the volume that says where it is to be: the one it is to be beside, or one that it is to have."""
+    beside = seen.get(Id(vm.spec.beside)) if vm.spec.beside else None
+    return next((one for one in (beside, *data_volumes(vm, seen)) if one and bound_to(one, seen)), None)
 
 
 def _place(place: str | None, seen: WorkingSet) -> Place | None:

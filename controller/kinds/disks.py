@@ -77,6 +77,14 @@ def lies_on(volume: AnyResource, seen: WorkingSet) -> HostId | None:
     return placement.host if placement else None
 
 
+def bound_to(volume: AnyResource, seen: WorkingSet) -> HostId | None:
+    """Return the host that has a volume, or will: a clone is made where its snapshot lies. None: none yet."""
+    if found := lies_on(volume, seen):
+        return found
+    source = seen.placement(Id(volume.spec.snapshot)) if volume.spec.snapshot else None
+    return source.host if source else None
+
+
 def root_of(vm: AnyResource) -> Id:
     """Return the id of a machine's root disk."""
     rebuilt = vm.spec.rebuild_generation

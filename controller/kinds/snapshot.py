@@ -10,10 +10,9 @@ from common.kinds.kind import AnyResource, Spec
 from common.kinds.snapshot import SnapshotSpec, SnapshotStatus
 from common.refusal import Refusal
 from controller.auth.caller import Caller
-from controller.kinds.claim import short_of
+from controller.kinds.claim import room_for, short_of
 from controller.kinds.outcome import Blocked, Do, Done, Outcome, Wait
 from controller.kinds.plain import silence
-from controller.store.rows import Placement
 from controller.store.working import WorkingSet
 from controller.store.writes import Forget, PutDocument, ReleasePlacement, TakePlacement, Tombstone
 
@@ -32,7 +31,7 @@ def admit(row: AnyResource, was: AnyResource | None, seen: WorkingSet, _caller: 
             f"volume {volume.name} is a disk of vm {seen.name_of(volume.owner)}; only data volumes have snapshots",
             fix="keep what matters on a volume of its own: skerry volume create NAME --size-gib N --vm VM",
         )
-    if seen.placement(volume.id) is None and not volume.spec.vm:
+    if seen.placement(volume.id) is None and not _gets_host(volume):
         raise Conflict(
             f"volume {volume.name} holds nothing yet: it was never attached",
             fix=f"skerry volume attach {volume.name} --vm VM",
@@ -55,7 +54,7 @@ def plan(row: AnyResource, seen: WorkingSet, _now: float) -> Outcome:
     if placement is None:
         if volume is None:
             return _without_host(row, seen)
-        wanted = Placement(owner=row.id, host=volume.host, vcpus=0, memory_mib=0, disk_gib=row.spec.size_gib)
+        wanted = room_for(row, volume.host)
         if short := short_of(row, seen, wanted):
             return _blocked(row, seen, short)
         return Do(writes=(TakePlacement(placement=wanted),), say="reserving its room")
@@ -82,17 +81,34 @@ def is_reverting_to(row: AnyResource, volume: AnyResource, seen: WorkingSet) -> 
     return True
 
 
+def is_being_cloned(row: AnyResource, clone: AnyResource, seen: WorkingSet) -> bool:
+    """Say whether a volume is on the way to be made from a snapshot: its host has not said yet that it is there. One
+    that finds no room is not."""
+    there = seen.placement(row.id)
+    if clone.deleted_at is not None or clone.observed_generation > 0 or there is None:
+        return False
+    for document in seen.owned_documents(clone.id):
+        report = seen.report(document.host, document.key)
+        return not (report and report.done)
+    return seen.placement(clone.id) is not None or short_of(clone, seen, room_for(clone, there.host)) is None
+
+
 def _without_host(row: AnyResource, seen: WorkingSet) -> Outcome:
     """Wait for its volume to be placed; where that does not come, say why."""
     volume, name = seen.get(Id(row.spec.volume)), seen.name_of(row.spec.volume)
     message = f"volume {name} lies on no host yet"
     why = volume.status.why if volume else None
-    if why is None and volume and volume.spec.vm:
+    if why is None and volume and _gets_host(volume):
         return Wait(status=_status(row, seen, "waiting", message), message=message, seconds=LOOK_AGAIN_S)
     if why is None:
         way_out = f"attach it (skerry volume attach {name} --vm VM), or delete snapshot {row.name}"
         return _blocked(row, seen, Refusal(summary=message, smallest_change=way_out))
     return _blocked(row, seen, why.behind(message))
+
+
+def _gets_host(volume: AnyResource) -> bool:
+    """Say whether a volume that lies nowhere will lie somewhere: with its machine, or with what it is cloned from."""
+    return bool(volume.spec.vm or volume.spec.snapshot)
 
 
 def _blocked(row: AnyResource, seen: WorkingSet, why: Refusal) -> Blocked:
@@ -105,7 +121,11 @@ def _plan_delete(row: AnyResource, seen: WorkingSet) -> Outcome:
         message = f"kept until volume {volume.name} is reverted to it, or is deleted"
         return Wait(status=_status(row, seen, "deleting", message), message=message, seconds=LOOK_AGAIN_S)
     left = seen.owned_documents(row.id)
-    if wanted := [document for document in left if not document.gone]:
+    wanted = [document for document in left if not document.gone]
+    if wanted and (clones := [one for one in seen.users(row.id) if is_being_cloned(row, one, seen)]):
+        message = f"kept until volume {clones[0].name} is made from it, or is deleted"
+        return Wait(status=_status(row, seen, "deleting", message), message=message, seconds=LOOK_AGAIN_S)
+    if wanted:
         writes = tuple(Tombstone(host=document.host, key=document.key) for document in wanted)
         return Do(writes=writes, say="having it dropped")
     if left:

@@ -1,8 +1,8 @@
 """volume: one document on one host, from the step that makes it to the host's word that it is gone.
 
 A root disk belongs to its machine, which makes it and says where it lies. A data volume gets a host with the first
-machine that it is attached to: local disks do not move, so there is no sense in choosing one before that. From then on
-it has a claim of its own there, attached or not.
+machine that it is attached to: local disks do not move, so there is no sense in choosing one before that. The clone of
+a snapshot gets that of the snapshot. From then on it has a claim of its own there, attached or not.
 """
 
 from typing import NamedTuple
@@ -10,15 +10,15 @@ from typing import NamedTuple
 import msgspec
 
 from common.counters import DISK_GIB, VOLUMES, Counter
-from common.documents import DomainDoc, DomainSeen, ImageRef, VolumeDoc, VolumeSeen, key_of
+from common.documents import DomainDoc, DomainSeen, ImageRef, SnapshotRef, VolumeDoc, VolumeSeen, key_of
 from common.errors import Conflict, FieldError, Invalid, NoCapacity
 from common.ids import HostId, Id
 from common.kinds.kind import AnyResource, Spec, kept_until
 from common.kinds.volume import MOST_ATTACHED, VolumeSpec, VolumeStatus
 from common.refusal import Refusal
 from controller.auth.caller import Caller
-from controller.kinds.claim import short_of
-from controller.kinds.disks import data_volumes, lies_on
+from controller.kinds.claim import room_for, short_of
+from controller.kinds.disks import bound_to, data_volumes, lies_on
 from controller.kinds.outcome import Blocked, Do, Done, Outcome, Wait
 from controller.kinds.plain import silence, wait_for_users
 from controller.store.rows import Placement
@@ -43,21 +43,15 @@ LOOK_AGAIN_S = 5.0
 
 
 def admit(row: AnyResource, was: AnyResource | None, seen: WorkingSet, _caller: Caller) -> Spec:
-    """Check that it holds its image, only grows, and is attached and reverted only where that can be done."""
-    spec: VolumeSpec = row.spec
+    """Check that it holds its source, only grows, and is attached and reverted only where that can be done."""
     if row.owner is not None:
         owner = seen.name_of(row.owner)
         raise Conflict(
             f"volume {row.name} is a disk of vm {owner}, and changes with that",
-            fix=f"skerry vm resize {owner} --disk-gib {spec.size_gib} for a larger one",
+            fix=f"skerry vm resize {owner} --disk-gib {row.spec.size_gib} for a larger one",
         )
-    image = seen.get(Id(spec.image)) if spec.image else None
-    if image and image.spec.disk_gib > spec.size_gib:
-        raise Invalid(
-            f"volume {row.name} is {spec.size_gib} GiB; image {image.name} needs {image.spec.disk_gib} GiB",
-            fix=f"ask for {image.spec.disk_gib} GiB or more",
-            errors=(FieldError(field="spec.size_gib", message=f"must be ≥ {image.spec.disk_gib}"),),
-        )
+    spec = _made_from(row, seen) if was is None else row.spec
+    row = msgspec.structs.replace(row, spec=spec)
     if was is not None:
         _admit_growth(row, was, seen)
     if spec.vm and (was is None or spec.vm != was.spec.vm):
@@ -65,6 +59,33 @@ def admit(row: AnyResource, was: AnyResource | None, seen: WorkingSet, _caller: 
     if was is not None and spec.revert_generation > was.spec.revert_generation:
         _admit_revert(row, was, seen)
     return spec
+
+
+def _made_from(row: AnyResource, seen: WorkingSet) -> VolumeSpec:
+    """Return the spec with the size that was not said, which is that of what it is cloned from. Raises Invalid."""
+    spec: VolumeSpec = row.spec
+    if spec.image and spec.snapshot:
+        raise Invalid(f"volume {row.name} can't be both of an image and of a snapshot", fix="name one of them")
+    image = seen.get(Id(spec.image)) if spec.image else None
+    snapshot = seen.get(Id(spec.snapshot)) if spec.snapshot else None
+    source, least = image or snapshot, 0
+    if source is not None:
+        least = source.spec.size_gib if source is snapshot else source.spec.disk_gib
+    size_gib = spec.size_gib or least
+    if not size_gib:
+        empty = f": image {image.name} has no content yet" if image else ""
+        raise Invalid(
+            f"volume {row.name} has no size{empty}",
+            fix="say how large it is to be, GiB",
+            errors=(FieldError(field="spec.size_gib", message="must be ≥ 1"),),
+        )
+    if source is not None and size_gib < least:
+        raise Invalid(
+            f"volume {row.name} is {size_gib} GiB; {source.kind} {source.name} needs {least} GiB",
+            fix=f"ask for {least} GiB or more",
+            errors=(FieldError(field="spec.size_gib", message=f"must be ≥ {least}"),),
+        )
+    return msgspec.structs.replace(spec, size_gib=size_gib, snapshot_of=snapshot.spec.volume if snapshot else "")
 
 
 def _admit_growth(row: AnyResource, was: AnyResource, seen: WorkingSet) -> None:
@@ -102,11 +123,12 @@ def _admit_attach(row: AnyResource, was: AnyResource | None, seen: WorkingSet) -
 
 def _apart(row: AnyResource, vm: AnyResource, seen: WorkingSet) -> Refusal | None:
     """Say that a volume and its machine are on two hosts; None: they are not."""
-    host, placement = lies_on(row, seen), seen.placement(vm.id)
+    host, placement = bound_to(row, seen), seen.placement(vm.id)
     if host is None or placement is None or placement.host == host:
         return None
+    lies = "lies" if lies_on(row, seen) else f"is made where snapshot {seen.name_of(row.spec.snapshot)} lies,"
     return Refusal(
-        summary=f"volume {row.name} lies on host {seen.name_of(host)}, and vm {vm.name} is on host "
+        summary=f"volume {row.name} {lies} on host {seen.name_of(host)}, and vm {vm.name} is on host "
         f"{seen.name_of(placement.host)}: disks do not move between hosts",
         smallest_change=f"make a machine where it lies (skerry vm create NAME --beside {row.name} …), or copy it into "
         "a new volume",
@@ -206,19 +228,45 @@ def _claim(row: AnyResource, placement: Placement) -> Placement:
 
 
 def _place(row: AnyResource, seen: WorkingSet) -> Outcome:
-    """Reserve its room where its machine is."""
+    """Reserve its room where its snapshot is, else where its machine is."""
     vm = seen.get(Id(row.spec.vm)) if row.spec.vm else None
+    if row.spec.snapshot:
+        return _place_clone(row, seen, Id(row.spec.snapshot), vm)
     if vm is None:
         message = f"it gets a host with its first machine: skerry volume attach {row.name} --vm VM"
         return Done(status=VolumeStatus(state="detached", message=message))
     there = seen.placement(vm.id)
     if there is None:
         return _without_host(vm)
-    wanted = Placement(owner=row.id, host=there.host, vcpus=0, memory_mib=0, disk_gib=row.spec.size_gib)
+    wanted = room_for(row, there.host)
     if short := short_of(row, seen, wanted):
         return Blocked(status=VolumeStatus(state="blocked", vm=vm.name), why=short)
     writes = (TakePlacement(placement=wanted), Poke(resource=vm.id))
     return Do(writes=writes, say=f"reserving its room on host {seen.name_of(there.host)}, where vm {vm.name} is")
+
+
+def _place_clone(row: AnyResource, seen: WorkingSet, source: Id, vm: AnyResource | None) -> Outcome:
+    """Reserve its room where its snapshot is, and so its machine is to be."""
+    there, name = seen.placement(source), seen.name_of(source)
+    status = VolumeStatus(state="waiting", vm=vm.name if vm else "")
+    if there is None:
+        snapshot, message = seen.get(source), f"snapshot {name} has no host yet"
+        if snapshot is None or snapshot.deleted_at is not None:
+            gone = f"the snapshot that volume {row.name} was to be made from is deleted"
+            why = Refusal(summary=gone, smallest_change=f"skerry volume delete {row.name}, and make it of another")
+            return Blocked(status=msgspec.structs.replace(status, state="blocked"), why=why)
+        if snapshot.status.why is None:
+            status = msgspec.structs.replace(status, message=message)
+            return Wait(status=status, message=message, seconds=LOOK_AGAIN_S)
+        blocked = msgspec.structs.replace(status, state="blocked")
+        return Blocked(status=blocked, why=snapshot.status.why.behind(message))
+    wanted = room_for(row, there.host)
+    if short := short_of(row, seen, wanted):
+        why = msgspec.structs.replace(short, summary=f"{short.summary}, where snapshot {name} lies")
+        return Blocked(status=msgspec.structs.replace(status, state="blocked"), why=why)
+    pokes = (Poke(resource=vm.id),) if vm else ()
+    say = f"reserving its room on host {seen.name_of(there.host)}, where snapshot {name} lies"
+    return Do(writes=(TakePlacement(placement=wanted), *pokes), say=say)
 
 
 def _without_host(vm: AnyResource) -> Outcome:
@@ -243,6 +291,7 @@ def _on_host(row: AnyResource, seen: WorkingSet, host: HostId, size_gib: int) ->
         reverts=row.spec.revert_generation,
         revert_to=Id(row.spec.revert_to) if row.spec.revert_to else None,
         data=row.owner is None,
+        snapshot=SnapshotRef(id=Id(row.spec.snapshot), volume=Id(row.spec.snapshot_of)) if row.spec.snapshot else None,
     )
     document = seen.document(host, key_of(doc))
     if document is None or document.gone or document.doc != doc:

@@ -26,6 +26,8 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     disk_gib: int
     host: HostId | None = None
     """Only this host will do."""
+    beside: str = ""
+    """The volume for whose sake: none but its caller's wish where it is empty."""
     rack: Place | None = None
     """Only hosts of this rack will do."""
     zone: Place | None = None
@@ -145,7 +147,8 @@ def _bars(columns: Columns, demand: Demand, crowds: Sequence[Crowd]) -> list[Bar
     found = []
     if demand.host is not None:
         outside = ~columns.within("host", [demand.host])
-        found.append(Bar(constraint="pinned", mask=outside, detail="hosts other than the pinned", pin=True))
+        detail = f"hosts other than that of volume {demand.beside}" if demand.beside else "hosts other than the pinned"
+        found.append(Bar(constraint="pinned", mask=outside, detail=detail, pin=True))
     for over, place in (("rack", demand.rack), ("zone", demand.zone)):
         if place is not None:
             outside = ~columns.within(over, [place.id])  # type: ignore[arg-type]
@@ -217,6 +220,8 @@ def _nowhere(demand: Demand) -> str:
     """Say what to do where no host at all is within the pins."""
     pins = (("rack", demand.rack), ("zone", demand.zone))
     over, name = next(((over, place.name) for over, place in pins if place is not None), ("host", ""))
+    if over == "host" and demand.beside:
+        return f"bring the host of volume {demand.beside} back, or make a machine that does without that volume"
     if over == "host":
         return "pin it to a host that has joined, or to none"
     return f"put a host into {over} {name} (skerry host set HOST --{over} {name}), or ask for another {over}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from common.documents import DataDisk, DomainDoc, DomainSeen, Report, SnapshotDoc, VolumeDoc, VolumeSeen
+from common.documents import DataDisk, DomainDoc, DomainSeen, Report, SnapshotDoc, SnapshotRef, VolumeDoc, VolumeSeen
 from common.ids import Id, new_id
 from lab.host import Host
 from tests.host.compute import Agent, agent, changed, machine, qemu, removed, typed
@@ -88,6 +88,21 @@ async def test_a_data_volume_comes_goes_grows_and_is_reverted(host: Host, state:
             await a.want(before)
             await a.done(before)  # while the guest runs with the disk
             await guest.ask(f"echo second >/dev/{name}; sync")
+
+            twin = VolumeDoc(
+                id=new_id("vol"), size_gib=1, image=None, data=True, snapshot=SnapshotRef(id=before.id, volume=data.id)
+            )
+            both = has(doc, data, twin)
+            await a.want(twin, both)
+            await a.until(both, with_data(data, twin))  # type: ignore[arg-type]
+            its = await guest.disk(twin.id)
+            assert await guest.ask(f"head -1 /dev/{its} | tr -d '\\0'") == "first", "cloned while the guest wrote on"
+            await guest.ask(f"echo own >/dev/{its}; sync")
+            assert await guest.ask(f"head -1 /dev/{name} | tr -d '\\0'") == "second"
+            await a.want(attached)
+            await a.until(attached, with_data(data))  # type: ignore[arg-type]
+            await a.want(twin, gone=True)
+            await a.done(twin)
 
             bigger = msgspec.structs.replace(data, size_gib=2)
             await a.want(bigger)

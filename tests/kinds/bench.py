@@ -9,7 +9,7 @@ from common.ids import HostId, Id
 from common.kinds.kind import AnyResource
 from common.protocol import Inventory
 from controller.kinds import admission
-from controller.kinds.outcome import Do, Done, Outcome, Place
+from controller.kinds.outcome import Blocked, Do, Done, Outcome, Place
 from controller.kinds.planners import planner_of
 from controller.scheduler.choose import Choice
 from controller.store.mutations import Conclusion
@@ -76,8 +76,18 @@ class Bench(Desk):
         """Plan to rest, and have what is done written back, as the loop does."""
         outcome = await self.rest(row)
         assert isinstance(outcome, Done), outcome
+        await self.shown(row, outcome)
+
+    async def shown(self, row: AnyResource, outcome: Done | Blocked) -> None:
+        """Have what a plan came to written back, as the loop does."""
+        why = outcome.why if isinstance(outcome, Blocked) else None
         found = Conclusion(
-            resource=self.now(row), status=outcome.status, state="done", message="", progress=1.0, why=None
+            resource=self.now(row),
+            status=msgspec.structs.replace(outcome.status, why=why),
+            state="blocked" if why else "done",
+            message="",
+            progress=1.0,
+            why=why,
         )
         await self.store.conclude(found, (), Finished(resource=row.id, pokes=0, due_at=0))
 

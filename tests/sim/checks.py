@@ -6,7 +6,7 @@ from collections import Counter
 from sqlalchemy import func, select
 
 from common.ids import HostId, Id, body, is_id
-from common.kinds.kind import kept_until
+from common.kinds.kind import AnyResource, kept_until
 from controller.fleet.audit import compare
 from controller.store import tables
 from sim.cloud import Cloud
@@ -128,6 +128,9 @@ def quiet(cloud: Cloud) -> None:
         assert row.observed_generation == row.generation or explained, f"not seen through: {row}"
     for vm in seen.of_kind("vm"):
         _vm_is_as_it_says(cloud, vm.id)
+    for volume in seen.of_kind("volume"):
+        if volume.spec.snapshot and volume.observed_generation:
+            _clone_holds_what_was_kept(cloud, volume)
 
 
 def _every_document_is_done(cloud: Cloud, host: HostId) -> None:
@@ -136,6 +139,17 @@ def _every_document_is_done(cloud: Cloud, host: HostId) -> None:
         report = seen.report(host, document.key)
         assert report is not None, f"nothing said of {document.key}"
         assert report.done, f"not done: {report}"
+
+
+def _clone_holds_what_was_kept(cloud: Cloud, volume: AnyResource) -> None:
+    """What was written to a clone later comes after what its snapshot holds, and lies on the same host."""
+    snapshot = Id(volume.spec.snapshot)
+    here = [node.machine for node in cloud.world.nodes.values() if volume.id in node.machine.content]
+    assert len(here) == 1, f"{volume.name} is on {len(here)} hosts"
+    kept, holds = here[0].content.get(snapshot), here[0].content[volume.id]
+    assert kept or cloud.seen.get(snapshot) is None, f"{volume.name} lies elsewhere than its snapshot"
+    assert holds.startswith(kept or "vol-"), f"{volume.name} holds {holds}, its snapshot {kept}"
+    assert not holds.startswith(volume.id), f"{volume.name} was made blank"
 
 
 def _vm_is_as_it_says(cloud: Cloud, vm: Id) -> None:

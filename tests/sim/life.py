@@ -230,7 +230,19 @@ class Life:
 
     @act(
         number=NUMBERS,
-        what=["make", "make", "attach", "attach", "detach", "grow", "snapshot", "stop and revert", "drop", "delete"],
+        what=[
+            "make",
+            "make",
+            "attach",
+            "attach",
+            "detach",
+            "grow",
+            "snapshot",
+            "clone",
+            "stop and revert",
+            "drop",
+            "delete",
+        ],
     )
     def use_volume(self, number: int, what: str) -> None:
         self._ask(lambda: self._use_volume(number, what))
@@ -250,6 +262,9 @@ class Life:
                 cloud.change("volume", volume.project, volume.name, size_gib=volume.spec.size_gib + 1)
             case "snapshot":
                 cloud.create("snapshot", volume.project, f"kept-{number % 3}", volume=volume.name)
+            case "clone":
+                snapshot, vm_name = self._one("snapshot", number), vm.name if number % 2 else None
+                cloud.create("volume", snapshot.project, f"twin-{number % 3}", snapshot=snapshot.name, vm=vm_name)
             case "stop and revert":
                 snapshot = self._one("snapshot", number)
                 volume = cloud.find("volume", snapshot.project, cloud.seen.name_of(snapshot.spec.volume))

@@ -301,6 +301,23 @@ def snapshot(cloud: Cloud) -> None:
     vanishes(cloud, "volume", "shop", "data")
 
 
+def clone(cloud: Cloud) -> None:
+    """A volume is made from a snapshot whose volume a VM runs with, goes to that VM, and outlives its origin."""
+    cloud.insist(lambda: cloud.create("vm", "shop", "web", image="tiny", size="small"))
+    cloud.insist(lambda: cloud.create("volume", "shop", "data", size_gib=5, vm="web"))
+    reaches(cloud, "volume", "shop", "data", "attached")
+    cloud.insist(lambda: cloud.create("snapshot", "shop", "first", volume="data"))
+    cloud.insist(lambda: cloud.create("volume", "shop", "twin", snapshot="first"))
+    reaches(cloud, "volume", "shop", "twin", "detached")
+    vanishes(cloud, "snapshot", "shop", "first")
+    cloud.insist(lambda: cloud.verb("shop", "twin", "attach", kind="volume", vm="web"))
+    reaches(cloud, "volume", "shop", "twin", "attached")
+    vanishes(cloud, "vm", "shop", "web")
+    vanishes(cloud, "volume", "shop", "data")
+    reaches(cloud, "volume", "shop", "twin", "detached")
+    vanishes(cloud, "volume", "shop", "twin")
+
+
 def vm(cloud: Cloud) -> None:
     """A VM is made, stopped, started, rebooted, deleted, restored, and deleted."""
     cloud.insist(lambda: cloud.create("vm", "shop", "web", image="tiny", size="small", nocloud=True))
@@ -376,6 +393,7 @@ CHANGES: dict[str, Callable[[Cloud], None]] = {
     "vm resized": resized,
     "vm rebuilt": rebuilt,
     "vm rescued": rescued,
+    "volume cloned": clone,
 }
 """Other lives of a kind, with its rarer turns."""
 

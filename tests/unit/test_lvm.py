@@ -9,7 +9,7 @@ import pytest
 from agent.drivers.lvm import LvmPool, parse_lvs
 from agent.drivers.place import Place
 from agent.drivers.shown import GIB, CachedImage
-from common.documents import ImageRef
+from common.documents import ImageRef, SnapshotRef
 from common.errors import Invalid
 from common.faults import Died
 from common.ids import Id
@@ -187,6 +187,21 @@ async def test_clones_are_thin_snapshots_of_an_image_that_is_written_once() -> N
     }  # fmt: skip
     await pool(group).tidy(0)
     assert ORIGIN not in group.there, "the cache has it no more, and clones do not need it"
+
+
+async def test_a_snapshot_is_cloned_by_a_thin_snapshot_that_needs_it_no_more() -> None:
+    group, twin = Group(), Id("vol-zzzzzzzzzzzz")
+    unit = pool(group)
+    await unit.make(VOLUME, 4, None, 0)
+    await unit.take(VOLUME, SNAP, None)
+    for _ in range(2):
+        await unit.make(twin, 6, SnapshotRef(id=SNAP, volume=VOLUME), 0)
+    made = [argv for argv in group.lines if f"{twin}-part" in argv and argv[0] == "lvcreate"]
+    assert [(argv[-1], "-s" in argv) for argv in made] == [(f"vg0/{SNAP}", True)]
+    await unit.drop(VOLUME, SNAP, None)
+    await unit.remove(VOLUME)
+    assert group.there[twin]["size"] == 6 * GIB
+    assert sorted(group.there) == ["skerry", twin]
 
 
 async def test_a_snapshot_belongs_to_its_volume_by_tag_and_outlives_it() -> None:
