@@ -185,21 +185,8 @@ async def clone_snapshot(disk: Path, size_gib: int, source: Path, snapshot: str)
         await run(["qemu-img", "info", "-U", "-f", "qcow2", "--output=json", str(source)]), type=_Info
     )
     over = ["-B", base.backing, "-F", base.backing_format] if base.backing else []
-    line = [
-        "qemu-img",
-        "convert",
-        "-q",
-        "-U",
-        "-C",
-        "-f",
-        "qcow2",
-        "-l",
-        f"snapshot.name={snapshot}",
-        "-O",
-        "qcow2",
-        *over,
-    ]
-    await run([*line, str(source), str(part)], timeout_s=COPY_TIMEOUT_S)
+    line = ["qemu-img", "convert", "-q", "-U", "-C", "-f", "qcow2", "-l", f"snapshot.name={snapshot}", "-O", "qcow2"]
+    await run([*line, *over, str(source), str(part)], timeout_s=COPY_TIMEOUT_S)
     if qcow_header(read_head(part)).size_bytes < kept:
         raise Temporary(f"{source.name} was made smaller while it was read")
     await run(["qemu-img", "resize", "-q", "--shrink", "-f", "qcow2", str(part), str(max(size_gib * GIB, kept))])
