@@ -122,7 +122,9 @@ async def _leave(config: Config, *, force: bool) -> None:
         stack.enter_context(_alone(config.state_dir))
         memory = await open_memory(config.memory_path)
         stack.push_async_callback(memory.close)
-        await leaving.clear(memory, await _without_link(config, place, Documents(memory, NOBODY), stack))
+        networks, volumes, domains = await _without_link(config, place, Documents(memory, NOBODY), stack)
+        await leaving.clear(memory, (networks, volumes, domains))
+        await volumes.empty()
     await asyncio.to_thread(leaving.wipe, (config.pool_path, config.run_dir, config.state_dir))
 
 

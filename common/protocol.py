@@ -227,7 +227,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that exists on a host, for the auditor."""
 
     what: str
-    """`domain`, `disk`, `tap`, `bridge`, `vxlan`, `namespace`, `fdb`, `neighbour`, `lease`, `dnsmasq`, `file`."""
+    """`domain`, `disk`, `tap`, `bridge`, `vxlan`, `namespace`, `fdb`, `neighbour`, `lease`, `dnsmasq`, `file`,
+    `image`, `snapshot`, `logical-volume`."""
     name: str
     owner: Id | None
     """From the name or its metadata; None: not Skerry's by name, though in a place where only Skerry builds."""

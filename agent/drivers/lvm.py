@@ -28,6 +28,9 @@ LISTED_FOR_S = 1.0
 
 CLONE_TIMEOUT_S = 1800.0
 
+IMAGE = "img-"
+"""Begins the names of the volumes that hold images, followed by the digest."""
+
 _COLUMNS = "lv_name,lv_size,data_percent,metadata_percent,pool_lv,lv_tags,zero"
 
 
@@ -171,9 +174,22 @@ class LvmPool:
         return set()
 
     async def survey(self) -> tuple[Found, ...]:
-        """List all that lies in the pool. The volume group may hold others' volumes beside it."""
+        """List all that lies in the pool, what is nobody's too. The volume group may hold others' volumes beside it."""
         there = await self._list()
-        return tuple(_found(one) for _, one in sorted(there.items()) if one.pool_lv == self._thin)
+        return tuple(self._found(one) for _, one in sorted(there.items()) if one.pool_lv == self._thin)
+
+    def _found(self, one: Volume) -> Found:
+        owner = names.owner_of(one.lv_name)
+        if one.lv_name.startswith(IMAGE):
+            return Found(what="image", name=one.lv_name, owner=None, detail="the origin of clones")
+        if owner is None:
+            fills = f"in thin pool {self._at(self._thin)}, of which it takes {one.used_bytes / GIB:.1f} GiB"
+            return Found(what="logical-volume", name=self._at(one.lv_name), owner=None, detail=fills)
+        if one.lv_name != owner:
+            return Found(what="file", name=one.lv_name, owner=owner, detail="in the thin pool")
+        if owner.startswith("snap-"):
+            return Found(what="snapshot", name=owner, owner=owner, detail=one.tags.get("volume", ""))
+        return Found(what="disk", name=owner, owner=owner, detail="in the thin pool")
 
     # --- acting -----------------------------------------------------------------------------------------------------
 
@@ -233,14 +249,14 @@ class LvmPool:
 
     async def tidy(self, now: float) -> None:  # noqa: ARG002 (the cache says what is used)
         """Remove the images that the cache has no more."""
-        cached = {f"img-{entry.name}" for entry in self._images.list()}
+        cached = {f"{IMAGE}{entry.name}" for entry in self._images.list()}
         for name in sorted(await self._list()):
-            if name.startswith("img-") and name.removesuffix("-part") not in cached:
+            if name.startswith(IMAGE) and name.removesuffix("-part") not in cached:
                 await self._remove(name)
 
     async def _have_image(self, image: ImageRef) -> str:
         """Have the content of a cached image in a volume of its own, and return its name."""
-        name = f"img-{image.digest.removeprefix('sha256:')}"
+        name = f"{IMAGE}{image.digest.removeprefix('sha256:')}"
         if name in await self._list():
             return name
         part = names.part(name)
@@ -285,14 +301,3 @@ def _tags(**what: str | int) -> list[str]:
     """Return the flags that give a new volume these tags; 0 and empty ones are left out."""
     pairs: Iterable[tuple[str, str | int]] = what.items()
     return [word for name, value in pairs if value for word in ("--addtag", f"skerry.{name}={value}")]
-
-
-def _found(one: Volume) -> Found:
-    owner = names.owner_of(one.lv_name)
-    if one.lv_name.startswith("img-"):
-        return Found(what="image", name=one.lv_name, owner=None, detail="the origin of clones")
-    if owner is None or one.lv_name != owner:
-        return Found(what="file", name=one.lv_name, owner=owner, detail="in the thin pool")
-    if owner.startswith("snap-"):
-        return Found(what="snapshot", name=owner, owner=owner, detail=one.tags.get("volume", ""))
-    return Found(what="disk", name=owner, owner=owner, detail="in the thin pool")

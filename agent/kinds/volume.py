@@ -1,6 +1,7 @@
 """Volumes as units: disks and their snapshots in a pool, cloned from the image cache in an instant."""
 
 import contextlib
+import math
 from collections.abc import Callable
 
 from agent.drivers.hypervisor import Hypervisor
@@ -132,6 +133,11 @@ class Volumes:
         now = self._clock()
         await self._images.evict(referenced, await self._pool.origins(), now)
         await self._pool.tidy(now)
+
+    async def empty(self) -> None:
+        """Remove all that is kept for disks to come: images, the origins of clones, and parts."""
+        await self._images.evict(set(), set(), math.inf)
+        await self._pool.tidy(math.inf)
 
     async def survey(self) -> tuple[Found, ...]:
         """List all that lies in the pool, and in the image cache."""

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from common.kinds.kind import Column, Extra, Kind, Private, Ref, Role, Scope, Spec, Status
+from common.kinds.kind import Column, Extra, Kind, Private, Ref, Role, Scope, ServerSet, Spec, Status
 
 
 class HostSpec(Spec, frozen=True):
@@ -32,6 +32,9 @@ class HostSpec(Spec, frozen=True):
             description="how full its pool, or a thin pool's metadata, may be before it takes no more volumes, percent",
         ),
     ] = 85
+    closed_by_pool: Annotated[
+        bool, ServerSet(), msgspec.Meta(description="whether it takes no more volumes since its pool reached that")
+    ] = False
 
 
 class HostStatus(Status, frozen=True):
@@ -84,6 +87,7 @@ HOST = Kind(
         Column(title="THREADS", path="status.cpu_threads"),
         Column(title="MEMORY MIB", path="status.memory_mib"),
         Column(title="DISK GIB", path="status.disk_gib"),
+        Column(title="POOL %", path="status.pool_percent"),
         Column(title="RACK", path="status.rack"),
         Column(title="ZONE", path="status.zone"),
         Column(title="VMS", path="status.vms"),

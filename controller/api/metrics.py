@@ -66,6 +66,15 @@ METRICS: tuple[Shown, ...] = (
     Shown(name="skerry_host_memory_bytes", type="gauge", summary="Memory the host has.", labels=_HOST),
     Shown(name="skerry_host_memory_used_bytes", type="gauge", summary="Memory in use on the host.", labels=_HOST),
     Shown(name="skerry_host_disk_used_bytes", type="gauge", summary="Disk in use in the host's pool.", labels=_HOST),
+    Shown(name="skerry_host_pool_percent", type="gauge", summary="How full the host's pool is.", labels=_HOST),
+    Shown(
+        name="skerry_host_pool_metadata_percent", type="gauge", labels=_HOST,
+        summary="How full the room is that a thin pool keeps for its own books.",
+    ),
+    Shown(
+        name="skerry_host_pool_closed", type="gauge", labels=_HOST,
+        summary="1 while the host takes no more volumes, since its pool is filled to its watermark.",
+    ),
     Shown(name="skerry_host_network_receive_bytes", type="counter", summary="Bytes the host received.", labels=_HOST),
     Shown(name="skerry_host_network_transmit_bytes", type="counter", summary="Bytes the host sent.", labels=_HOST),
     Shown(name="skerry_host_agent_memory_bytes", type="gauge", summary="Memory of the host's agent.", labels=_HOST),
@@ -178,6 +187,8 @@ _OF_HOST: dict[str, Callable[[HostMetrics], float]] = {
     "skerry_host_load_1": lambda said: said.load_1,
     "skerry_host_memory_used_bytes": lambda said: said.memory_used_mib * MIB,
     "skerry_host_disk_used_bytes": lambda said: said.disk_used_gib * GIB,
+    "skerry_host_pool_percent": lambda said: said.pool_percent,
+    "skerry_host_pool_metadata_percent": lambda said: said.pool_metadata_percent,
     "skerry_host_network_receive_bytes": lambda said: said.net_rx_bytes,
     "skerry_host_network_transmit_bytes": lambda said: said.net_tx_bytes,
     "skerry_host_agent_memory_bytes": lambda said: said.agent_rss_mib * MIB,
@@ -223,6 +234,7 @@ def _hosts(seen: WorkingSet) -> dict[str, Samples]:
         "skerry_host_memory_bytes": [
             ((row.name,), view.inventory.memory_mib * MIB) for row, view in hosts if view.inventory
         ],
+        "skerry_host_pool_closed": [((row.name,), float(row.spec.closed_by_pool)) for row, _ in hosts],
         "skerry_host_vcpus_sellable": [((row.name,), what.vcpus) for row, what, _ in selling if what],
         "skerry_host_vcpus_sold": [((row.name,), used.vcpus) for row, _, used in selling],
         "skerry_host_memory_sellable_bytes": [((row.name,), what.memory_mib * MIB) for row, what, _ in selling if what],

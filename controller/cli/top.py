@@ -20,7 +20,8 @@ COLUMNS = {
     "vms": (("CPU", "cpu", "%"), ("MEMORY", "memory", "MiB"), ("READ", "disk_read", "B/s"),
             ("WRITE", "disk_write", "B/s"), ("IN", "net_rx", "B/s"), ("OUT", "net_tx", "B/s")),
     "hosts": (("CPU", "cpu", "%"), ("LOAD", "load", ""), ("MEMORY", "memory", "MiB"), ("DISK", "disk", "GiB"),
-              ("IN", "net_rx", "B/s"), ("OUT", "net_tx", "B/s"), ("GUESTS", "guests", "")),
+              ("POOL", "pool", "%"), ("IN", "net_rx", "B/s"), ("OUT", "net_tx", "B/s"),
+              ("GUESTS", "guests", "")),
 }  # fmt: skip
 """Title, metric and unit."""
 

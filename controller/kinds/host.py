@@ -76,17 +76,19 @@ def plan(row: AnyResource, seen: WorkingSet, now: float) -> Outcome:
     view = seen.host(host)
     pool = pool_state(row, seen)
     wanted = limited(capacity_of(host, row.spec, view.inventory), seen.used(host), pool) if view.inventory else None
-    if wanted and wanted != seen.capacity(host):
-        return Do(writes=(SetCapacity(capacity=wanted), *_told(row, pool)), say="noting what it may sell")
+    sells = (SetCapacity(capacity=wanted),) if wanted and wanted != seen.capacity(host) else ()
+    if writes := (*sells, *_told(row, pool)):
+        return Do(writes=writes, say="noting what it may sell")
     return Done(status=_with_pool(_status(row, seen, host, now), row, pool))
 
 
 def _told(row: AnyResource, pool: PoolState) -> tuple[AnyWrite, ...]:
-    """Leave an event where its pool closes or opens, with the change of what it may sell."""
-    if pool.closed == bool(row.status.pool_closed):
+    """Write down that its pool closes or opens, with the event that says so: once."""
+    if pool.closed == row.spec.closed_by_pool:
         return ()
+    spec = msgspec.structs.replace(row.spec, closed_by_pool=pool.closed)
     words = closed_words(row, pool) or f"the pool of host {row.name} is {pool.data} % full: it takes volumes again"
-    return (Amend(row=row, spec=row.spec, what="pool-closed" if pool.closed else "pool-opened", message=words),)
+    return (Amend(row=row, spec=spec, what="pool-closed" if pool.closed else "pool-opened", message=words),)
 
 
 def _with_pool(status: HostStatus, row: AnyResource, pool: PoolState) -> HostStatus:

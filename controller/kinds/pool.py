@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from common.ids import HostId
 from common.kinds.kind import AnyResource
 from controller.store.rows import Capacity
 from controller.store.working import Used, WorkingSet
@@ -26,7 +27,7 @@ class PoolState(NamedTuple):
 
 def pool_state(row: AnyResource, seen: WorkingSet) -> PoolState:
     """Return how a host's pool stands. While the host says nothing, it stays as it was."""
-    metrics, was = seen.host(row.id).metrics, bool(row.status.pool_closed)  # type: ignore[arg-type]
+    metrics, was = seen.host(HostId(row.id)).metrics, row.spec.closed_by_pool
     if metrics is None:
         return PoolState(row.status.pool_percent, row.status.pool_metadata_percent, was)
     data, metadata = (int(min(100, one)) for one in (metrics.host.pool_percent, metrics.host.pool_metadata_percent))

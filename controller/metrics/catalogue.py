@@ -65,6 +65,14 @@ HOST_METRICS = (
         summary="in use in the pool that holds volumes",
     ),
     Metric(
+        name="pool", field="pool_percent", unit="%", counter=False, grain=0.1, most=100.0,
+        summary="how full the pool of volumes is",
+    ),
+    Metric(
+        name="pool_metadata", field="pool_metadata_percent", unit="%", counter=False, grain=0.1, most=100.0,
+        summary="how full the room is that a thin pool keeps for its own books; 0: it keeps none",
+    ),
+    Metric(
         name="load", field="load_1", unit="processes", counter=False, grain=0.01, most=1e7, summary="load of a minute"
     ),
     Metric(name="net_rx", field="net_rx_bytes", unit="B/s", counter=True, grain=1, most=_NET, summary="received"),

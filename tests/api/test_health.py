@@ -44,6 +44,8 @@ async def test_metrics_show_hosts_machines_and_the_control_plane(cloud: World) -
     assert found["skerry_vm_network_transmit_bytes_total"] == [(labels, 40.0)]
     assert found["skerry_host_connected"] == [({"host": "h1"}, 1.0)]
     assert found["skerry_host_memory_used_bytes"] == [({"host": "h1"}, 2048.0 * (1 << 20))]
+    assert found["skerry_host_pool_percent"] == [({"host": "h1"}, 0.0)]
+    assert found["skerry_host_pool_closed"] == [({"host": "h1"}, 0.0)]
     assert found["skerry_host_vcpus_sold"] == [({"host": "h1"}, 1.0)]
     assert found["skerry_ready"] == [({}, 1.0)]
     assert ({"kind": "vm", "project": "a", "state": "running"}, 1.0) in found["skerry_resources"]

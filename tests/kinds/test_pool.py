@@ -100,6 +100,18 @@ async def test_a_pool_opens_again_well_below_the_watermark_and_stays_as_it_was_i
     assert (disk(bench, host), row.status.pool_closed, row.status.message) == (100, "", "")
 
 
+async def test_a_host_that_has_sold_everything_tells_that_its_pool_closes_and_opens_once_each(bench: Bench) -> None:
+    stage = await attached(bench, 90)
+    told: list[str] = []
+    for percent in (60, 90, 91, 90, 84, 81, 80):
+        fills(bench, stage.host, percent)
+        for _ in range(3):
+            step = await bench.step(bench.named("host", "h1", ""))
+            told += [write.what for write in step.writes if isinstance(write, Amend)] if isinstance(step, Do) else []
+    assert told == ["pool-closed", "pool-opened"]
+    assert disk(bench, stage.host) == 100
+
+
 async def test_an_agent_that_tells_nothing_of_its_pool_closes_nothing(bench: Bench) -> None:
     _, host = await machine(bench)
     figures = msgspec.json.decode(b"[0,0,0,0,0,0,1,0]", type=HostMetrics)

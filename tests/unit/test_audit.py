@@ -139,6 +139,7 @@ def test_a_missing_thing_is_named_with_its_owner() -> None:
         Found(what="bridge", name="b-zzzzzzzzzzzz", owner=Id("net-zzzzzzzzzzzz")),
         Found(what="fdb", name=f"02:00:00:00:00:99 {VXLAN}", owner=None),
         Found(what="lease", name="02:00:00:00:00:99 10.0.0.9", owner=None),
+        Found(what="logical-volume", name="vg0/backup", owner=None),
     ],
     ids=lambda f: f.name,
 )

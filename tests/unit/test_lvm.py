@@ -245,6 +245,19 @@ async def test_a_revert_is_whole_whoever_died_in_it(deadly: int) -> None:
     assert sorted(group.there) == sorted(["skerry", VOLUME, SNAP])
 
 
+async def test_what_is_nobodys_in_the_pool_is_named_and_what_is_beside_it_is_not() -> None:
+    group = Group()
+    its = {"size": 4 * GIB, "tags": [], "zero": ""}
+    group.there |= {"backup": {**its, "pool": "skerry"}, "root": {**its, "pool": ""}}
+    group.there |= {f"{VOLUME}-part": {**its, "pool": "skerry"}, ORIGIN: {**its, "pool": "skerry"}}
+    found = {one.name: (one.what, one.owner, one.detail) for one in await pool(group).survey()}
+    assert found == {
+        "vg0/backup": ("logical-volume", None, "in thin pool vg0/skerry, of which it takes 1.0 GiB"),
+        f"{VOLUME}-part": ("file", VOLUME, "in the thin pool"),
+        ORIGIN: ("image", None, "the origin of clones"),
+    }
+
+
 async def test_a_command_that_fails_leaves_nothing_believed() -> None:
     group = Group()
     unit = pool(group)

@@ -453,6 +453,15 @@ async def test_eviction_spares_an_image_that_an_orphaned_disk_lies_over(place: P
     assert not old_part.exists()
 
 
+async def test_of_a_pool_that_is_given_up_nothing_is_left(place: Place, source: Source) -> None:
+    unit, image = volumes(place, source), source.offer(b"\0" * 512, "raw")
+    await settle(unit, wish(image, 1))
+    (place.volumes / "vol-zzzzzzzzzzzz.qcow2-part").write_bytes(b"")
+    await settle(unit, wish(image, 1, gone=True))
+    await unit.empty()
+    assert [*place.images.iterdir(), *place.volumes.iterdir()] == []
+
+
 async def test_the_survey_names_owners_and_strangers(place: Place, source: Source) -> None:
     await settle(volumes(place, source), wish(None, 1))
     (place.volumes / "notes.txt").write_text("")
