@@ -37,6 +37,7 @@ from agent.inventory import find_place
 from agent.kinds.boot_watch import BootWatch
 from agent.kinds.domain import Domains
 from agent.kinds.network import Networks
+from agent.kinds.unit import UnitKey
 from agent.kinds.volume import Volumes
 from agent.link import Host, Link
 from agent.loop import Loop
@@ -220,6 +221,9 @@ async def _start(config: Config, stack: AsyncExitStack) -> None:
         for unit in documents.units_of_machine(vm):
             loop.poke(unit)
 
+    def unserved(network: Id) -> None:
+        loop.poke(UnitKey(f"network/{network}"))
+
     def all_moved() -> None:
         loop.poke_all()
 
@@ -239,6 +243,7 @@ async def _start(config: Config, stack: AsyncExitStack) -> None:
         owner_of_mac=documents.owner_of_mac,
         faults=faults,
         voucher=vouchers.of,
+        ended=unserved,
     )
     watch = BootWatch(networks, documents.address_of, place, system_clock)
     domains = Domains(

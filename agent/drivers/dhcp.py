@@ -47,6 +47,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     """A network's dnsmasq as it is seen."""
 
     running: bool = False
+    pid: int = 0
     conf: str = ""
     """Digest of the configuration it runs on; empty: unknown, or its file is another by now."""
     hosts: str = ""

@@ -63,11 +63,12 @@ class Dnsmasq:
             return Served(leases=leases, leftovers=leftovers)
         loaded = _loaded(directory)
         if loaded is None or (loaded.pid, loaded.started) != (process.pid, process.started):
-            return Served(running=True, leases=leases, leftovers=leftovers)
+            return Served(running=True, pid=process.pid, leases=leases, leftovers=leftovers)
         conf = digest(_text(directory / "dnsmasq.conf"))
         hosts = digest(_text(directory / "dhcp-hosts"), _text(directory / "hosts"))
         return Served(
             running=True,
+            pid=process.pid,
             conf=conf if conf == loaded.conf else "",
             hosts=hosts if hosts == loaded.hosts else "",
             device=loaded.device,

@@ -11,6 +11,7 @@ from agent.drivers import netlink, netns
 from agent.drivers.dnsmasq import Dnsmasq
 from agent.drivers.links import METADATA_ADDRESS
 from agent.drivers.rtnetlink import NTF_MASTER, Link
+from agent.drivers.vigil import Vigil
 from agent.kinds.network_plan import (
     AnyStep,
     ChangeEntries,
@@ -55,7 +56,10 @@ _CONNECT_TIMEOUT_S = 1.0
 
 
 class Networks:
-    """The network units of one host. Close it at the end; what it made on the host stays."""
+    """The network units of one host. Close it at the end; what it made on the host stays.
+
+    `ended` is told of a network whose dnsmasq, once seen, is no more.
+    """
 
     name = "network"
 
@@ -69,17 +73,20 @@ class Networks:
         owner_of_mac: OwnerOfMac,
         faults: Faults,
         voucher: VoucherOf = lambda _vm: None,
+        ended: Callable[[Id], None] = lambda _network: None,
     ) -> None:
         self._place = Place(host=host_id, underlay=underlay, run_dir=run_dir)
         self._faults = faults
         self._owner_of_mac = owner_of_mac
         self._dnsmasq = Dnsmasq(run_dir)
+        self._vigil = Vigil(ended)
         self._metadata = MetadataService(lookup, self._pin, voucher)
         # One thread for all netlink calls: they are short, and in order.
         self._lane = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink")
 
     async def close(self) -> None:
         """Close listeners and lane. Devices, namespaces and dnsmasq go on serving."""
+        self._vigil.close()
         await self._metadata.close_all()
         self._lane.shutdown(wait=False, cancel_futures=True)
 
@@ -88,6 +95,7 @@ class Networks:
         network, taps = network_of(wish), taps_of(wish, self._place.host)
         segment = await self._in_lane(lambda: netlink.see(network, taps))
         served = await self._in_lane(lambda: self._dnsmasq.see(network))
+        self._vigil.watch(network, served.pid)
         return Seen(segment=segment, served=served, listener=self._metadata.listening(network))
 
     def plan(self, wish: Wish, seen: Seen, now: float) -> Outcome:  # noqa: ARG002 - nothing here depends on time
