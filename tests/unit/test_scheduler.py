@@ -197,6 +197,18 @@ def test_a_pin_to_a_host_that_never_joined_says_so() -> None:
     assert refusal.smallest_change == "pin it to a host that has joined, or to none"
 
 
+def test_a_machine_that_has_to_be_where_a_volume_lies_is_told_which_volume() -> None:
+    here = Demand(owner=DEMAND.owner, vcpus=2, memory_mib=1024, disk_gib=10, host=host_id(1), beside="twin")
+    refusal = refused(hosts((0, 8192, 100), ROOM), here)
+    assert [cost.detail for cost in refusal.costs if cost.constraint == "pinned"] == [
+        "hosts other than that of volume twin"
+    ]
+    gone = refused(
+        hosts(ROOM), Demand(owner=DEMAND.owner, vcpus=2, memory_mib=1024, disk_gib=10, host=host_id(9), beside="twin")
+    )
+    assert gone.smallest_change.startswith("bring the host of volume twin back")
+
+
 # --- properties ---------------------------------------------------------------------------------------------------
 
 free = st.tuples(st.integers(-4, 12), st.integers(-512, 4096), st.integers(-5, 40))
