@@ -87,6 +87,7 @@ async def take_inventory(place: Place, pool: Pool, vtep: str) -> Inventory:
     lies = f"thin pool in volume group {place.volume_group}" if place.volume_group else f"files in {place.volumes}"
     direct_io = Capability(name="direct-io", works=place.direct_io, detail=f"O_DIRECT: {lies}")
     driver = Capability(name="pool", works=True, detail=lies)
+    clones = _clones(place)
     unshared = machine.cpu_sharing()
     sharing = Capability(name="cpu-sharing", works=not unshared, detail=unshared or "CPU weights and caps")
     use = await pool.use()
@@ -97,7 +98,7 @@ async def take_inventory(place: Place, pool: Pool, vtep: str) -> Inventory:
         memory_mib=machine.memory_mib(),
         disk_gib=use.size_bytes // GIB,
         nics=machine.nics(),
-        capabilities=tuple(sorted((kvm, direct_io, driver, sharing, *tried), key=lambda capability: capability.name)),
+        capabilities=tuple(sorted((kvm, direct_io, driver, clones, sharing, *tried), key=lambda found: found.name)),
         virtualisation=place.virtualisation,
         kernel=machine.kernel(),
         boot_id=machine.boot_id(),
@@ -124,6 +125,13 @@ def mtu_of(address: str, nics: Sequence[Nic]) -> int:
         f"underlay address {address} is on no interface of this host, which has {has or 'no addresses'}",
         fix="set [underlay] address to one of them",
     )
+
+
+def _clones(place: Place) -> Capability:
+    """Say whether a clone of a snapshot shares its blocks."""
+    shares = bool(place.volume_group) or files.shares_blocks(place.volumes)
+    copies = f"the file system of {place.volumes} shares no blocks (XFS and Btrfs do): clones of snapshots are copies"
+    return Capability(name="cow-clones", works=shares, detail="" if shares else copies)
 
 
 def _kvm_detail(found: str) -> str:

@@ -1,6 +1,7 @@
 """The pool of qcow2 files: qemu-img, and the headers of its files read without it. Also durable renames."""
 
 import asyncio
+import fcntl
 import os
 import shutil
 import struct
@@ -26,6 +27,9 @@ _ENTRY = struct.Struct(">8x4xHH4x4x8x4xI")
 
 _EXTRA = struct.Struct(">8xQ")
 """Of its extra data: the disk's size then, bytes."""
+
+_FICLONE = 0x40049409
+"""linux/fs.h."""
 
 COPY_TIMEOUT_S = 1750.0
 """Within the loop's limit for a step, so that the copying ends before the turn is cut off."""
@@ -100,6 +104,21 @@ def takes_direct_io(directory: Path) -> bool:
             os.close(os.open(probe.name, os.O_RDONLY | os.O_DIRECT))
     except OSError:
         return False
+    return True
+
+
+def shares_blocks(directory: Path) -> bool:
+    """Try whether files in this directory can share blocks until one is written (reflinks)."""
+    with (
+        tempfile.NamedTemporaryFile(dir=directory, prefix="reflink-") as source,
+        tempfile.NamedTemporaryFile(dir=directory, prefix="reflink-") as clone,
+    ):
+        source.write(b"x" * 4096)
+        source.flush()
+        try:
+            fcntl.ioctl(clone.fileno(), _FICLONE, source.fileno())
+        except OSError:
+            return False
     return True
 
 

@@ -100,6 +100,8 @@ async def test_inventory_describes_this_machine(place: Place) -> None:
     works = {capability.name: capability for capability in found.capabilities}
     assert works["qemu-img"].works
     assert works["pool"].detail == f"files in {place.volumes}"
+    assert works["cow-clones"].works or "clones of snapshots are copies" in works["cow-clones"].detail
+    assert [path for path in place.volumes.iterdir() if path.name.startswith("reflink")] == []
     assert found.disk_gib > 0
     assert {"kvm", "vxlan", "bridge", "netns", "tun", "dnsmasq", "lvm-thin", "bridge-conntrack"} <= set(works)
     assert all(capability.works or capability.detail for capability in found.capabilities)
