@@ -126,10 +126,15 @@ def _apart(row: AnyResource, vm: AnyResource, seen: WorkingSet) -> Refusal | Non
     host, placement = bound_to(row, seen), seen.placement(vm.id)
     if host is None or placement is None or placement.host == host:
         return None
-    lies = "lies" if lies_on(row, seen) else f"is made where snapshot {seen.name_of(row.spec.snapshot)} lies,"
+    here, there = seen.name_of(host), seen.name_of(placement.host)
+    summary = (
+        f"volume {row.name} lies on host {here}, and vm {vm.name} is on host {there}: disks do not move between hosts"
+    )
+    if lies_on(row, seen) is None:
+        source = seen.name_of(row.spec.snapshot)
+        summary = f"volume {row.name} is made where snapshot {source} lies, on host {here}, and vm {vm.name} is on host {there}"
     return Refusal(
-        summary=f"volume {row.name} {lies} on host {seen.name_of(host)}, and vm {vm.name} is on host "
-        f"{seen.name_of(placement.host)}: disks do not move between hosts",
+        summary=summary,
         smallest_change=f"make a machine where it lies (skerry vm create NAME --beside {row.name} …), or copy it into "
         "a new volume",
     )
