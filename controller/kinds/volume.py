@@ -131,8 +131,8 @@ def _apart(row: AnyResource, vm: AnyResource, seen: WorkingSet) -> Refusal | Non
         f"volume {row.name} lies on host {here}, and vm {vm.name} is on host {there}: disks do not move between hosts"
     )
     if lies_on(row, seen) is None:
-        source = seen.name_of(row.spec.snapshot)
-        summary = f"volume {row.name} is made where snapshot {source} lies, on host {here}, and vm {vm.name} is on host {there}"
+        source = f"where snapshot {seen.name_of(row.spec.snapshot)} lies, on host {here}"
+        summary = f"volume {row.name} is made {source}, and vm {vm.name} is on host {there}"
     return Refusal(
         summary=summary,
         smallest_change=f"make a machine where it lies (skerry vm create NAME --beside {row.name} …), or copy it into "
