@@ -17,7 +17,10 @@ class VolumeSpec(Spec, frozen=True):
     size_gib: Annotated[
         int,
         msgspec.Meta(
-            ge=0, le=65536, description="the disk's size, GiB; it only grows; 0: as large as what it is cloned from"
+            ge=0,
+            le=65536,
+            description="the disk's size, GiB; it only grows; 0: as large as what it is cloned from",
+            examples=[10],
         ),
     ] = 0
     image: Annotated[

@@ -194,13 +194,14 @@ def _body(route: Route) -> Json | None:
 
 
 def _example(kind: AnyKind) -> Json:
-    """Return the fields that a create must have, as their types' examples show them."""
+    """Return the fields that a create must have, and those whose types have examples, as these show them."""
     example: Json = {}
-    for field in fields(kind.spec):
-        if field.required and not field.server_set:
-            schema = msgspec.json.schema(field.type)
-            examples = schema.get("examples")
-            example[field.name] = examples[0] if examples else schema.get("minimum", "x")
+    for field in (field for field in fields(kind.spec) if not field.server_set):
+        schema = msgspec.json.schema(field.type)
+        if examples := schema.get("examples"):
+            example[field.name] = examples[0]
+        elif field.required:
+            example[field.name] = schema.get("minimum", "x")
     return example
 
 
