@@ -16,8 +16,12 @@ from common.kinds.image import ImageFormat
 DocKey = NewType("DocKey", str)
 
 
-class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The base of all documents: plain frozen structs, told apart by their tag."""
+class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The base of all documents: plain frozen structs, told apart by their tag.
+
+    A new field has a default that means what was so before. Defaults are not sent, so that an agent one version behind
+    takes every document that does not use the field; one that does it refuses, rather than build something else.
+    """
 
 
 class ImageRef(Document, frozen=True):

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from link_bench import Bench, Shelf, eventually, hello, volume
 
+from agent import link as agent_link
 from agent.dial import Dialer
 from agent.link import PAUSE_CAP_S, pause_s
 from common.codec import to_pack
@@ -345,6 +346,25 @@ async def test_another_protocol_is_turned_away_with_the_way_out(bench: Bench) ->
     assert isinstance(answer, Refused)
     assert "it speaks protocol 9" in answer.reason
     assert "upgrade" in answer.reason
+
+
+async def test_an_agent_one_protocol_behind_is_let_in(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_server, "PROTOCOL", 2)
+    async with bench.raw(await bench.joined()) as ws:
+        await ws.send_bytes(to_pack(hello(bench.host, protocol=1)))
+        assert isinstance(await next_down(ws), Welcome)
+
+
+async def test_an_agent_ahead_of_its_controller_goes_on_and_is_let_in_once_that_was_upgraded(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_link, "PROTOCOL", 2)
+    monkeypatch.setattr(agent_link, "REFUSED_PAUSE_S", 0.05)
+    async with bench.agent(await bench.joined()):
+        await bench.books.until(lambda: any("it speaks protocol 2" in line for line in bench.books.story))
+        assert "connected" not in bench.books.story
+        monkeypatch.setattr(link_server, "PROTOCOL", 2)
+        await bench.books.until(lambda: "connected" in bench.books.story)
 
 
 async def test_silence_instead_of_hello_is_not_waited_for_long(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
