@@ -10,7 +10,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
-from common.errors import Invalid, Temporary
+from common.errors import Conflict, Invalid, Temporary
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -86,8 +86,8 @@ def schema_at(url: str) -> Schema:
     """
     script = ScriptDirectory(str(MIGRATIONS))
     newest = script.get_current_head() or ""
-    file = make_url(url).database if url.startswith("sqlite") else None
-    if file and not Path(file).exists():
+    file = sqlite_file(url)
+    if file and not file.exists():
         return Schema(None, newest, known=True)
     engine = open_database(url)
     try:
@@ -97,9 +97,18 @@ def schema_at(url: str) -> Schema:
         raise Temporary(f"it can't be opened: {str(err.orig).strip()}") from err
     finally:
         engine.dispose()
-    return Schema(
-        revision, newest, known=revision is None or revision in {one.revision for one in script.walk_revisions()}
-    )
+    return Schema(revision, newest, known=_knows(revision))
+
+
+def _knows(revision: str | None) -> bool:
+    known = {one.revision for one in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}
+    return revision is None or revision in known
+
+
+def sqlite_file(url: str) -> Path | None:
+    """Return the file of an SQLite database; None: the URL is of another one."""
+    file = make_url(url).database if url.startswith("sqlite") else None
+    return Path(file) if file else None
 
 
 def shown_url(url: str) -> str:
@@ -118,7 +127,8 @@ def is_shared(engine: Engine) -> bool:
 def migrate(engine: Engine, revision: str = "head") -> None:
     """Bring the schema to the newest revision; nothing happens where it is there.
 
-    Controllers that start together wait for the first of them. Raises Temporary where the database is away.
+    Controllers that start together wait for the first of them. Raises Temporary where the database is away, Conflict
+    where a newer release brought it to a schema that this one does not know.
     """
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
@@ -127,6 +137,12 @@ def migrate(engine: Engine, revision: str = "head") -> None:
             if is_shared(engine):
                 connection.execute(text("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0"))
                 connection.execute(text("SELECT pg_advisory_xact_lock(7598452122)"))
+            there = MigrationContext.configure(connection).get_current_revision()
+            if not _knows(there):
+                raise Conflict(
+                    f"the database has schema {there}, which this release does not know: a newer one ran on it",
+                    fix="install that release, or restore the backup from before it (docs/operators.md, Backup)",
+                )
             config.attributes["connection"] = connection
             command.upgrade(config, revision)
     except OperationalError as err:

@@ -8,6 +8,7 @@ from sqlalchemy import Engine, inspect, text
 
 from common.clock import system_clock
 from common.codec import to_json
+from common.errors import Conflict
 from common.kinds.vm import VmSpec, VmStatus
 from common.kinds.volume import VolumeSpec
 from controller.store.database import MIGRATIONS, migrate
@@ -150,3 +151,14 @@ def test_an_upgrade_that_fails_leaves_the_database_as_it_was(
     monkeypatch.undo()
     migrate(empty_database)
     assert sorted(map(str, _dump(empty_database)["resource"])) == sorted(map(str, _upgraded()["resource"]))
+
+
+def test_a_database_of_a_newer_release_is_left_as_it_is(empty_database: Engine) -> None:
+    migrate(empty_database)
+    with empty_database.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(Conflict, match="has schema 9999, which this release does not know") as caught:
+        migrate(empty_database)
+    assert "restore the backup" in caught.value.fix
+    with empty_database.connect() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
