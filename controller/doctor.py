@@ -57,6 +57,15 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """What `/readyz` complains of."""
 
 
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """What an upgrade left."""
+
+    pending: bool = False
+    """A newer release was let in, and nobody judged it."""
+    held: bool = False
+    """No controller may be started."""
+
+
 class Sight(msgspec.Struct, frozen=True, kw_only=True):
     """All that is looked at."""
 
@@ -69,6 +78,7 @@ class Sight(msgspec.Struct, frozen=True, kw_only=True):
     unresolved: tuple[str, ...]
     """Of `link.names`, what no resolver knows here."""
     service: Service
+    upgrade: Standing
     qemu_img: bool
     clock_kept: bool
     rooms: tuple[Room, ...]
@@ -208,6 +218,14 @@ def service(sight: Sight) -> Finding:
     return ok("service", "runs and is ready")
 
 
+def upgrade(sight: Sight) -> Finding:
+    """One that was cut short, by a power cut say, is finished by its unit at the next boot, or by hand."""
+    if sight.upgrade.pending or sight.upgrade.held:
+        stands = "and the controller may not be started" if sight.upgrade.held else "and nobody looked what came of it"
+        return fail("upgrade", f"one was cut short, {stands}", "skerry-controller upgrade finishes it, or goes back")
+    return ok("upgrade", "none was cut short")
+
+
 def checker(sight: Sight) -> Finding:
     """Uploads are looked at by qemu-img."""
     if sight.qemu_img:
@@ -250,6 +268,7 @@ CHECKS: tuple[Callable[[Sight], Finding], ...] = (
     ends,
     names,
     service,
+    upgrade,
     checker,
     clock,
     descriptors,

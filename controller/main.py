@@ -6,8 +6,9 @@ import fcntl
 import os
 import signal
 import sys
+import syslog
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -41,12 +42,15 @@ from controller.fleet.tally import Tally
 from controller.loop.loop import Loop
 from controller.metrics.history import History
 from controller.metrics.shelf import Keep
+from controller.packages import Debian
 from controller.pki.authority import Authority
 from controller.sight import look
 from controller.store.blobs import Blobs
+from controller.store.database import schema_at, sqlite_file
 from controller.store.opening import open_store
 from controller.store.rows import Controller
 from controller.store.store import Store
+from controller.upgrade import Database, Settings, Upgrade
 
 log = structlog.get_logger(__name__)
 
@@ -146,6 +150,37 @@ def doctor_command(path: Path, output: str) -> None:
         found = checkup(unreadable(err.detail, err.fix))
     click.echo(to_json(found).decode() if output == "json" else table(found))
     sys.exit(0 if found.healthy else 1)
+
+
+@main.command("upgrade")
+@click.argument("packages", nargs=-1, type=click.Path(exists=True, resolve_path=True, path_type=Path))
+@click.option("--wait-s", default=300.0, show_default=True, help="How long the newer release may take to be ready.")
+@click.option("--dumped", is_flag=True, help="A dump of PostgreSQL was taken: the newer release changes the schema.")
+@click.pass_obj
+def upgrade_command(settings: Config, packages: tuple[Path, ...], wait_s: float, dumped: bool) -> None:
+    """Install newer PACKAGES (.deb files), and go back to what is installed now if they do not become ready.
+
+    Without PACKAGES: finish an upgrade that was cut short. Exits with 1 where the newer release does not run. What it
+    does is told in the journal, too (journalctl -t skerry-upgrade).
+    """
+    for number in (signal.SIGHUP, signal.SIGINT):  # a lost connection must not end it half-way
+        signal.signal(number, signal.SIG_IGN)
+
+    def say(line: str) -> None:
+        with suppress(OSError):  # who typed it is gone
+            click.echo(line)
+        syslog.syslog(line)
+
+    url = settings.database_url
+    database = Database(file=sqlite_file(url), schema=lambda: schema_at(url).revision or "")
+    syslog.openlog("skerry-upgrade")
+    with _told():
+        upgrade = Upgrade(Debian(), database, Settings(wait_s=wait_s, dumped=dumped), say)
+        try:
+            sys.exit(0 if asyncio.run(upgrade.run(packages)) else 1)
+        except SkerryError as err:
+            syslog.syslog(syslog.LOG_ERR, err.detail)
+            raise
 
 
 @main.command("run")

@@ -15,7 +15,8 @@ from common.checkup import booted_by_systemd, is_held, rooms, synchronised
 from common.errors import SkerryError
 from common.run import CommandFailed, run
 from controller.config import Config, split_listen
-from controller.doctor import UNIT, Database, Files, Port, Service, Sight
+from controller.doctor import UNIT, Database, Files, Port, Service, Sight, Standing
+from controller.packages import KEPT
 from controller.pki.look import look as look_at_pki
 from controller.store.database import schema_at, shown_url
 
@@ -38,6 +39,7 @@ async def look(config: Config) -> Sight:
         ),
         unresolved=tuple(name for name in config.link.names if not _resolves(name)),
         service=await _service(config, running),
+        upgrade=Standing(pending=(KEPT / "pending").exists(), held=(KEPT / "hold").exists()),
         qemu_img=shutil.which("qemu-img") is not None,
         clock_kept=synchronised(),
         rooms=rooms((config.state_dir,)),

@@ -68,6 +68,7 @@ install_to() { # FILE PACKAGE/PATH [MODE]
     install -D -m "${3:-644}" "$1" "$out/root/$2"
 }
 install_to systemd/skerry-controller.service skerry-controller/lib/systemd/system/skerry-controller.service
+install_to systemd/skerry-upgrade.service skerry-controller/lib/systemd/system/skerry-upgrade.service
 install_to systemd/skerry-agent.service skerry-agent/lib/systemd/system/skerry-agent.service
 for package in skerry-controller skerry-agent; do
     install_to systemd/tmpfiles.d/$package.conf "$package/usr/lib/tmpfiles.d/$package.conf"

@@ -1,8 +1,8 @@
-"""Which complaints a doctor can utter, by its source; and which it did utter."""
+"""What a doctor complains of: what it can utter, by its source; what it did utter; and that one complaint is sound."""
 
 import ast
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -42,3 +42,11 @@ def heard(monkeypatch: pytest.MonkeyPatch, *modules: ModuleType) -> Lines:
         for name, make in makers.items():
             monkeypatch.setattr(module, name, listening(make))
     return uttered
+
+
+def assert_only(found: Iterable[Finding], check: str, level: str, words: str) -> None:
+    """Fail unless these findings have one complaint, that one, with a way out."""
+    wrong = [one for one in found if one.level != "ok"]
+    assert [(one.check, one.level) for one in wrong] == [(check, level)]
+    assert words in f"{wrong[0].says}; {wrong[0].fix}"
+    assert wrong[0].fix
