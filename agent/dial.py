@@ -27,7 +27,10 @@ SILENCE_LIMIT_S = 30.0
 HEARTBEAT_S = 5.0
 """A ping after so long a silence, and half of it again for the pong: a dead controller is noticed within 7.5 s."""
 
-RENEW_CHECK_S = 600.0
+RENEW_CHECK_S = 60.0
+"""Looked at so often by the clock, which somebody may set."""
+
+RENEW_AGAIN_S = 600.0
 _CHUNK_BYTES = 1 << 20
 
 
@@ -154,9 +157,8 @@ class Dialer:
     async def keep_certificate_fresh(self) -> None:
         """Renew the certificate when half of its life is over; try again until it works. Runs until cancelled."""
         while True:
-            if self._clock() >= self.identity.renew_at:
-                await self.renew()
-            await asyncio.sleep(RENEW_CHECK_S)
+            late = self._clock() >= self.identity.renew_at and not await self.renew()
+            await asyncio.sleep(RENEW_AGAIN_S if late else RENEW_CHECK_S)
 
     async def renew(self) -> bool:
         """Fetch the next certificate, and whom to trust, for the connections from now on; say whether it worked."""
@@ -164,7 +166,7 @@ class Dialer:
             try:
                 self.identity = await join.renew(self.identity, self.url)
             except SkerryError as err:
-                log.warning("certificate not renewed", problem=err.detail, fix=err.fix, again_in_s=RENEW_CHECK_S)
+                log.warning("certificate not renewed", problem=err.detail, fix=err.fix, again_in_s=RENEW_AGAIN_S)
                 return False
         self._context = self.identity.context()
         log.info("certificate renewed", serial=self.identity.serial)

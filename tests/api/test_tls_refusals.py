@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from link_bench import Bench, eventually, hello, own_context
 
-from agent import join
+from agent import dial, join
 from agent.dial import Dialer
 from common import tls
 from common.codec import to_pack
@@ -256,6 +256,19 @@ async def test_a_certificate_renews_itself_and_keeps_its_host(bench: Bench) -> N
     assert renewed.host == bench.host
     assert renewed.serial != identity.serial
     assert renewed.renew_at > time.time()
+
+
+async def test_a_certificate_renews_soon_after_the_clock_was_set(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dial, "RENEW_CHECK_S", 0.01)
+    identity, days = await bench.joined(), 0
+    async with Dialer(identity, lambda: time.time() + days * 86400) as dialer:
+        keeping = asyncio.ensure_future(dialer.keep_certificate_fresh())
+        await asyncio.sleep(0.1)
+        assert dialer.identity is identity
+        days = 16
+        await eventually(lambda: dialer.identity is not identity)
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
 
 
 async def test_a_broken_identity_is_refused_with_the_way_out(tmp_path: Path) -> None:
