@@ -24,6 +24,7 @@ CONTROLLER = "controller"
 POOL = "default"
 _UP_S = 1800.0
 _OURS = "skerry-lab-"
+_UNDERLAY = f"{_OURS}underlay"
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +44,7 @@ class Metal:
         self.root = root
         self.folder = root / "build" / "metal"
         self.note = self.folder / "lab.json"
+        self.whole = self.folder / "whole"
         self._ssh = self.folder / "ssh-config"
         self._say = say
         self._site = Lab("metal", root=root)
@@ -62,13 +64,10 @@ class Metal:
         self.note.write_bytes(msgspec.json.encode(Note(hosts=hosts, box=name, kernel=kernel, initrd=initrd)))
         self._ensure_added(name, found)
         # Vagrant takes a machine for provisioned whose provisioning was cut short.
-        whole = self.folder / "whole"
-        again = [] if whole.exists() else ["--provision"]
+        again = [] if self.whole.exists() else ["--provision"]
         self.vagrant("up", "--provider=libvirt", *again, timeout_s=_UP_S)
-        self._ssh.write_text(
-            run(self.line(["vagrant", "ssh-config"]), timeout_s=120) + "Host *\n  ConnectTimeout 10\n  LogLevel ERROR\n"
-        )
-        whole.touch()
+        self._ssh.write_text(run(self.line(["vagrant", "ssh-config"]), timeout_s=120) + self._ways())
+        self.whole.touch()
         self._say(f"a controller and {hosts} hosts are up")
 
     def down(self) -> None:
@@ -85,8 +84,11 @@ class Metal:
 
     def run(self, machine: str, script: str, *, timeout_s: float = 120) -> str:
         """Run shell lines as root on a machine, up to the first that fails; return what they printed."""
-        words = ["ssh", "-F", str(self._ssh), machine, f"sudo sh -euc {shlex.quote(script)}"]
-        return run(self.line(words), timeout_s=timeout_s)
+        return run(self.ssh(machine, f"sudo sh -euc {shlex.quote(script)}"), timeout_s=timeout_s)
+
+    def ssh(self, machine: str, *words: str) -> list[str]:
+        """Return the words that run a command on a machine."""
+        return self.line(["ssh", "-F", str(self._ssh), machine, *words])
 
     def put(self, machine: str, path: Path) -> None:
         """Copy a file into the directory /tmp of a machine."""
@@ -101,11 +103,24 @@ class Metal:
 
     def pull_plug(self, machine: str) -> None:
         """Cut a machine's power: it is off at once, its disks stay."""
-        self.virsh("destroy", f"{_OURS}{machine}")
+        if self._own:
+            # libvirt would have QEMU write out first what it holds.
+            run(self.line(["sh", "-c", f"kill -KILL $(cat /run/libvirt/qemu/{_OURS}{machine}.pid)"]))
+        else:
+            self.virsh("destroy", f"{_OURS}{machine}")
+        succeeds(self.line(["ssh", "-F", str(self._ssh), "-O", "exit", machine]))
 
     def plug_in(self, machine: str) -> None:
         """Give a machine its power back."""
         self.virsh("start", f"{_OURS}{machine}")
+
+    def pull_cable(self, machine: str) -> None:
+        """Cut a machine off from the underlay: its link goes down. The way in by ssh stays."""
+        self.virsh("domif-setlink", f"{_OURS}{machine}", self._cable(machine), "down")
+
+    def plug_cable(self, machine: str) -> None:
+        """Give a machine the underlay back."""
+        self.virsh("domif-setlink", f"{_OURS}{machine}", self._cable(machine), "up")
 
     def virsh(self, *words: str, timeout_s: float = 60) -> str:
         """Ask the libvirtd under the machines. A machine's domain is `skerry-lab-NAME`."""
@@ -117,12 +132,23 @@ class Metal:
             "VAGRANT_HOME": str(self.folder / "home"),
             "VAGRANT_DOTFILE_PATH": str(self.folder / "machines"),
             "VAGRANT_DEFAULT_PROVIDER": "libvirt",
-            "VAGRANT_NO_PARALLEL": "1",
             "VAGRANT_CHECKPOINT_DISABLE": "1",
             "VAGRANT_CWD": str(self.root / "vagrant"),
         }
         words = ["env", *(f"{key}={value}" for key, value in settings.items()), *argv]
         return self._host.line(words) if self._own else words
+
+    def _cable(self, machine: str) -> str:
+        """Return the MAC of the interface by which a machine is on the underlay."""
+        rows = [line.split() for line in self.virsh("domiflist", f"{_OURS}{machine}").splitlines()]
+        return next(row[4] for row in rows if row[2:3] == [_UNDERLAY])
+
+    def _ways(self) -> str:
+        """Return the end of the configuration of ssh: one connection to each machine, given up once it is dead."""
+        return (
+            "Host *\n  ConnectTimeout 10\n  LogLevel ERROR\n  ServerAliveInterval 5\n  ServerAliveCountMax 4\n"
+            f"  ControlMaster auto\n  ControlPersist 300\n  ControlPath {self.folder}/way-%n\n"
+        )
 
     def _ensure_site(self) -> None:
         """Have a libvirtd with a pool for disks."""

@@ -36,6 +36,10 @@ chroot "$root" systemctl -q mask serial-getty@ttyS0.service getty@tty1.service a
     e2scrub_all.timer e2scrub_reap.service fstrim.timer dpkg-db-backup.timer systemd-pstore.service
 # Skerry makes its networks itself; libvirt's own would only take an address range.
 rm -f "$root/etc/libvirt/qemu/networks/autostart/default.xml"
+# What QEMU's machines need to reach their root disk, and nothing more to unpack at each boot.
+echo 'MODULES=list' >"$root/etc/initramfs-tools/conf.d/box"
+printf '%s\n' virtio_pci virtio_blk ext4 crc32c_generic >>"$root/etc/initramfs-tools/modules"
+chroot "$root" update-initramfs -u
 # Every boot of every clone is a machine of its own.
 : >"$root/etc/machine-id"
 rm -f "$root/var/lib/dbus/machine-id"

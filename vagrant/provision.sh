@@ -21,7 +21,6 @@ controller)
 names = ["$address"]
 END
     if ! [ -e /root/root.token ]; then
-        skerry-controller init
         (umask 077 && skerry-controller token --name root >/root/root.token.part)
         systemctl start skerry-controller
         skerry context add lab --url http://127.0.0.1:8080 --token-file /root/root.token.part
@@ -33,10 +32,13 @@ host)
     cat >/etc/skerry/agent.toml <<END
 [underlay]
 address = "$address"
+
+[pool]
+volume_group = "skerry"
 END
     # The spare disk: all that is not the root disk.
     disk=$(lsblk -dnpo NAME,TYPE | awk '$2 == "disk" {print $1}' | tail -n 1)
     vgs skerry >/dev/null 2>&1 || { pvcreate -q "$disk" && vgcreate -q skerry "$disk"; }
-    lvs skerry/pool >/dev/null 2>&1 || lvcreate -q -y -T -l 90%FREE skerry/pool
+    lvs skerry/skerry >/dev/null 2>&1 || lvcreate -q -y --type thin-pool -l 90%FREE -n skerry skerry
     ;;
 esac

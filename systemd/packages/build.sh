@@ -1,12 +1,13 @@
 #!/bin/sh
 # Makes build/packages: Skerry's wheel, and from it the Debian packages skerry-common (a virtual environment of its own
 # in /opt/skerry), skerry-controller, skerry-agent and skerry-cli, for the Debian and the Python of this machine.
-# REVISION (1) is the last part of the packages' version; needs lab/venv.sh to have run, and no root. Skips what is done:
-# the stamp holds the digest of everything that goes in. zstd, since hosts unpack it on slow processors too.
+# REVISION (1) is the last part of the packages' version; PACKAGES is another folder for them, below this checkout, that
+# is made anew. Needs lab/venv.sh to have run, and no root. Skips what is done: the stamp holds the digest of everything
+# that goes in. zstd, since hosts unpack it on slow processors too.
 set -eu
 cd "$(dirname "$0")/../.."
 here=systemd/packages
-out=build/packages
+out=${PACKAGES:-build/packages}
 started=$(date +%s)
 export UV_CACHE_DIR="${UV_CACHE_DIR:-$PWD/build/cache/uv}" UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=true
 mkdir -p build/tmp
