@@ -25,6 +25,8 @@ from common.protocol import Capability
 from common.run import CommandFailed, run
 
 _ANSWERS_S = 5.0
+_LIBVIRT_STARTS_S = 30.0
+"""The first who asks starts the daemon, which tries what its QEMUs can do."""
 _VXLAN_PORT = 4789
 _MOST_PACKET = 65535
 _NO_IMAGE = "0" * 64
@@ -107,7 +109,7 @@ async def _said(*argv: str) -> str:
 async def _virsh(uri: str) -> tuple[str, str]:
     """Return what libvirt says of its versions, or why it does not."""
     try:
-        return await run(["virsh", "-q", "-c", uri, "version", "--daemon"], timeout_s=_ANSWERS_S), ""
+        return await run(["virsh", "-q", "-c", uri, "version", "--daemon"], timeout_s=_LIBVIRT_STARTS_S), ""
     except CommandFailed as err:
         return "", _last_line(err).removeprefix("error: ")
 
