@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 
 from agent.console import Consoles
+from agent.drivers.hypervisor import Hypervisor
 from agent.drivers.place import Place
 from agent.drivers.pool import Pool
 from agent.inventory import take_inventory
@@ -75,17 +76,21 @@ class Documents:
 class CachedInventory:
     """The host's inventory, taken anew when it is old."""
 
-    def __init__(self, place: Place, pool: Pool, vtep: str) -> None:
+    def __init__(self, place: Place, pool: Pool, vtep: str, hypervisor: Hypervisor) -> None:
         self._place = place
         self._pool = pool
         self._vtep = vtep
+        self._hypervisor = hypervisor
         self._taken: tuple[float, Inventory] | None = None
 
     async def take(self) -> Inventory:
         """Return it. Raises Invalid where no interface has the tunnel's address."""
         if self._taken is None or time.monotonic() - self._taken[0] > INVENTORY_LASTS_S:
-            self._taken = (time.monotonic(), await take_inventory(self._place, self._pool, self._vtep))
+            self._taken = (time.monotonic(), await self._look())
         return self._taken[1]
+
+    async def _look(self) -> Inventory:
+        return await take_inventory(self._place, self._pool, self._vtep, self._hypervisor)
 
 
 class HostOrders:

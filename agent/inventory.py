@@ -9,11 +9,12 @@ from typing import Literal
 import msgspec
 
 from agent.drivers import files, machine
+from agent.drivers.hypervisor import Hypervisor, Virtualisation
 from agent.drivers.place import Place
 from agent.drivers.pool import Pool
 from agent.drivers.shown import GIB
-from common.errors import Invalid
-from common.protocol import Capability, Inventory, Nic
+from common.errors import Invalid, SkerryError
+from common.protocol import CPU_MODEL, Capability, GuestCpus, Inventory, Nic
 from common.run import CommandFailed, run
 
 _IN_NAMESPACE = ("unshare", "--net", "--")
@@ -75,7 +76,7 @@ def find_place(state_dir: Path, pool: Path, volume_group: str = "") -> Place:
     return place
 
 
-async def take_inventory(place: Place, pool: Pool, vtep: str) -> Inventory:
+async def take_inventory(place: Place, pool: Pool, vtep: str, hypervisor: Hypervisor) -> Inventory:
     """Look at this host. `vtep` is the address that other hosts tunnel to.
 
     Raises Invalid where no interface has that address.
@@ -90,7 +91,9 @@ async def take_inventory(place: Place, pool: Pool, vtep: str) -> Inventory:
     clones = _clones(place)
     unshared = machine.cpu_sharing()
     sharing = Capability(name="cpu-sharing", works=not unshared, detail=unshared or "CPU weights and caps")
+    model, guest_cpu = await _guest_cpu(hypervisor, place.virtualisation)
     use = await pool.use()
+    own = (kvm, direct_io, driver, clones, sharing, model)
     return Inventory(
         cpu_model=cpu.model,
         cpu_flags=cpu.flags,
@@ -98,13 +101,23 @@ async def take_inventory(place: Place, pool: Pool, vtep: str) -> Inventory:
         memory_mib=machine.memory_mib(),
         disk_gib=use.size_bytes // GIB,
         nics=machine.nics(),
-        capabilities=tuple(sorted((kvm, direct_io, driver, clones, sharing, *tried), key=lambda found: found.name)),
+        capabilities=tuple(sorted((*own, *tried), key=lambda found: found.name)),
         virtualisation=place.virtualisation,
         kernel=machine.kernel(),
         boot_id=machine.boot_id(),
         vtep=vtep,
         underlay_mtu=underlay_mtu,
+        guest_cpu=guest_cpu,
     )
+
+
+async def _guest_cpu(hypervisor: Hypervisor, virtualisation: Virtualisation) -> tuple[Capability, GuestCpus | None]:
+    """Ask what CPU guests can have. An agent always says that it knows of this, whether libvirt answers or not."""
+    try:
+        found = await hypervisor.guest_cpu(virtualisation)
+    except SkerryError as err:
+        return Capability(name=CPU_MODEL, works=False, detail=err.detail[:200]), None
+    return Capability(name=CPU_MODEL, works=True, detail=f"{len(found.flags)} flags, {found.vendor}"), found
 
 
 async def try_all() -> tuple[Capability, ...]:

@@ -254,7 +254,7 @@ async def _start(config: Config, stack: AsyncExitStack) -> None:
     loop = Loop(memory=memory, kinds=kinds, sink=outbox.report, faults=faults)
     host = Host(
         version=version("skerry"),
-        inventory=CachedInventory(place, pool, vtep).take,
+        inventory=CachedInventory(place, pool, vtep, hypervisor).take,
         metrics=Telemetry(pool, hypervisor, system_clock).sample,
         orders=HostOrders(Consoles(place, hypervisor), kinds),
     )

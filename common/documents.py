@@ -10,6 +10,7 @@ from typing import Annotated, Literal, NewType
 import msgspec
 
 from common.boots import FirstBoot
+from common.cpus import CpuWish
 from common.ids import HostId, Id, RequestId, Revision, is_id
 from common.kinds.image import ImageFormat
 
@@ -20,7 +21,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The base of all documents: plain frozen structs, told apart by their tag.
 
     A new field has a default that means what was so before. Defaults are not sent, so that an agent one version behind
-    takes every document that does not use the field; one that does it refuses, rather than build something else.
+    takes every document that does not use the field; one that does it refuses, rather than build something else. So the
+    controller uses one only for hosts that say they can do what it asks for (`Inventory.capabilities`).
     """
 
 
@@ -98,6 +100,15 @@ class GuestMetadata(Document, frozen=True):
     """How many routers a session token may pass on its way: the TTL of the packets that carry it."""
 
 
+class GuestCpu(Document, frozen=True):
+    """The CPU that a guest sees, chosen when it is started and the same for as long as it runs."""
+
+    wish: CpuWish
+    """What it was chosen for."""
+    flags: tuple[str, ...]
+    """All that it has, by libvirt's names, in order."""
+
+
 class DomainDoc(Document, frozen=True, tag="domain", tag_field="type"):
     """A machine that should exist, and whether it should run."""
 
@@ -126,6 +137,8 @@ class DomainDoc(Document, frozen=True, tag="domain", tag_field="type"):
     """How much memory it keeps where the host is short of it; None: all."""
     data: tuple[DataDisk, ...] = ()
     """Beside `volumes`, which it boots from."""
+    cpu: GuestCpu | None = None
+    """The CPU that it sees from its start on; None: all that its host has."""
 
 
 class NetworkDoc(Document, frozen=True, tag="network", tag_field="type"):

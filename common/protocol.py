@@ -49,12 +49,24 @@ class Nic(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[Words, ...] = ()
 
 
+CPU_MODEL = "cpu-model"
+"""The capability of an agent that gives guests the CPU that their documents name."""
+
+
 class Capability(msgspec.Struct, frozen=True, kw_only=True):
     """Something found by trying it, not by version: `kvm`, `vxlan`, `bridge-conntrack`, `lvm`, …"""
 
     name: Words
     works: bool
     detail: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+
+
+class GuestCpus(msgspec.Struct, frozen=True, kw_only=True):
+    """What the hypervisor can give guests of a CPU, and take to another host of the same vendor."""
+
+    vendor: Words
+    flags: Annotated[tuple[Words, ...], msgspec.Meta(max_length=1024)]
+    """By libvirt's names."""
 
 
 class Inventory(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +86,8 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     vtep: Words
     """The address other hosts tunnel to."""
     underlay_mtu: Annotated[int, msgspec.Meta(ge=576, le=65535)]
+    guest_cpu: GuestCpus | None = None
+    """None: its agent does not say, being older, or could not find out just now."""
 
 
 # --- up -----------------------------------------------------------------------------------------------------------

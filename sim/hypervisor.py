@@ -37,6 +37,8 @@ class Definition(msgspec.Struct, kw_only=True):
     log: str
     vcpus: int
     memory_mib: int
+    cpu: frozenset[str]
+    """The flags that it requires; none: it has all that its machine has."""
 
 
 class Run(msgspec.Struct, kw_only=True):
@@ -46,6 +48,7 @@ class Run(msgspec.Struct, kw_only=True):
     started_at: float
     vcpus: int
     memory_mib: int
+    cpu: frozenset[str]
     disks: tuple[str, ...]
     """As its guest has them open."""
     targets: dict[str, str]
@@ -61,7 +64,10 @@ class Run(msgspec.Struct, kw_only=True):
 class Guests:
     """The domains of one machine. `ended` is told of each that goes off by itself, as libvirt's events do."""
 
-    def __init__(self, kernel: Kernel, has_disk: Callable[[str], bool], clock: Clock) -> None:
+    def __init__(
+        self, kernel: Kernel, has_disk: Callable[[str], bool], clock: Clock, flags: frozenset[str] = frozenset()
+    ) -> None:
+        self._flags = flags
         self.definitions: dict[Id, Definition] = {}
         self.logs: set[str] = set()
         self.runs: dict[Id, Run] = {}
@@ -112,6 +118,7 @@ class Guests:
             targets=targets,
             vcpus=int(root.findtext("vcpu", "0")),
             memory_mib=int(root.findtext("memory", "0")),
+            cpu=frozenset(one.get("name", "") for one in root.iterfind("cpu/feature[@policy='require']")),
             log=root.find("devices/serial/log").get("file").rpartition("/")[2],  # type: ignore[union-attr]
         )
 
@@ -128,6 +135,8 @@ class Guests:
         for bridge in definition.taps.values():
             if not self._kernel.has_bridge(bridge):
                 raise Temporary(f"cannot get interface MTU on {bridge}: no such device")
+        if lacks := definition.cpu - self._flags:
+            raise Temporary(f"the guest's CPU needs what this machine's has not: {sorted(lacks)}")
         for tap, bridge in definition.taps.items():
             self._kernel.add_tap(tap, bridge)
         self.logs.add(definition.log)
@@ -136,6 +145,7 @@ class Guests:
             started_at=self._clock(),
             vcpus=definition.vcpus,
             memory_mib=definition.memory_mib,
+            cpu=definition.cpu,
             disks=definition.disks,
             targets=dict(definition.targets),
             deaf=vm in self.deaf,

@@ -7,12 +7,16 @@ import msgspec
 from agent.drivers.shown import GIB, Disk, Held
 from common import names
 from common.clock import Clock
+from common.cpus import LEVELS
 from common.documents import ImageRef, SnapshotRef
 from common.errors import Temporary
 from common.ids import Id
-from common.protocol import Inventory
+from common.protocol import GuestCpus, Inventory
 from sim.hypervisor import Guests
 from sim.kernel import Halfway, Kernel
+
+CPUS = (LEVELS["x86-64-v3"], LEVELS["x86-64-v2"] | {"aes"}, LEVELS["x86-64-v3"] | {"aes"})
+"""Machines are of so many sorts; any two of them share less than one of them has."""
 
 LEASED_AFTER_S = 1.0
 """A guest has booted and asked for its address after so long."""
@@ -44,7 +48,8 @@ class Machine:
         """Nor can the agent's memory."""
         self.boots = 1
         self.kernel = Kernel()
-        self.guests = Guests(self.kernel, self.has_disk, clock)
+        self.flags = CPUS[number % len(CPUS)]
+        self.guests = Guests(self.kernel, self.has_disk, clock, self.flags)
         self.disks: dict[str, Disk] = {}
         self.parts: set[str] = set()
         self.snapshots: dict[Id, Id] = {}
@@ -63,6 +68,7 @@ class Machine:
         return Inventory(
             cpu_model="simulated",
             cpu_flags=(),
+            guest_cpu=GuestCpus(vendor="simulated", flags=tuple(sorted(self.flags))),
             cpu_threads=self.hardware.threads,
             memory_mib=self.hardware.memory_mib,
             disk_gib=self.hardware.disk_gib,

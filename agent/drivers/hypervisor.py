@@ -8,9 +8,12 @@ from typing import Literal, Protocol
 import msgspec
 
 from common.ids import Id
+from common.protocol import GuestCpus
 
 NAMESPACE = "urn:skerry:domain:1"
 """Of the metadata element that Skerry writes into every domain."""
+
+Virtualisation = Literal["kvm", "tcg"]
 
 Activity = Literal["running", "paused", "off"]
 
@@ -160,6 +163,10 @@ class Hypervisor(Protocol):
 
     async def users_of(self, path: str) -> tuple[ListedDomain, ...]:
         """Return the domains that have a disk at this path."""
+        ...
+
+    async def guest_cpu(self, virtualisation: Virtualisation) -> GuestCpus:
+        """Return what guests can be given of a CPU here, and take to other hosts of the same vendor."""
         ...
 
     async def list_domains(self) -> tuple[ListedDomain, ...]:

@@ -18,7 +18,7 @@ import libvirt
 import libvirt_qemu
 import structlog
 
-from agent.drivers import figures, live_disks, runs
+from agent.drivers import cpu_models, figures, live_disks, runs
 from agent.drivers.hypervisor import (
     NAMESPACE,
     Activity,
@@ -27,11 +27,13 @@ from agent.drivers.hypervisor import (
     ListedDomain,
     LiveDomain,
     Sharing,
+    Virtualisation,
 )
 from agent.drivers.lanes import Connection, Lanes, Source
 from common import ids, names
 from common.errors import Invalid, NotFound, SkerryError, Temporary
 from common.ids import Id
+from common.protocol import GuestCpus
 
 log = structlog.get_logger(__name__)
 
@@ -180,6 +182,17 @@ class Libvirt:
             sharing_lacks=lacks,
             disks=() if off else live_disks.volumes(domain.XMLDesc()),
         )
+
+    async def guest_cpu(self, virtualisation: Virtualisation) -> GuestCpus:
+        """Return what guests can be given of a CPU here, and take to other hosts of the same vendor."""
+        flags = libvirt.VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES | libvirt.VIR_CONNECT_BASELINE_CPU_MIGRATABLE
+
+        def work(connection: Connection) -> GuestCpus:
+            where = (None, cpu_models.ARCH, cpu_models.MACHINE, cpu_models.TYPES[virtualisation])
+            host = cpu_models.host_model(connection.getDomainCapabilities(*where))
+            return cpu_models.guest_cpus(connection.baselineHypervisorCPU(*where, [host], flags))
+
+        return await self._look.call(work, "asking what CPUs guests can have", LOOK_TIMEOUT_S)
 
     async def list_domains(self) -> tuple[ListedDomain, ...]:
         """Return every domain there is."""

@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ET
 
 import msgspec
 
+from agent.drivers import cpu_models
 from agent.drivers.hypervisor import NAMESPACE
 from agent.drivers.place import BootFiles, DiskSource, Place
 from common import names
@@ -55,7 +56,7 @@ def domain_xml(doc: DomainDoc, place: Place, boot: BootFiles | None) -> DomainXm
     features = _add(root, "features")
     _add(features, "acpi")
     _add(features, "apic")
-    _add(root, "cpu", mode="host-passthrough" if place.virtualisation == "kvm" else "maximum")
+    _cpu(root, doc, place)
     _add(root, "clock", offset="utc")
     _add(root, "on_poweroff", "destroy")
     _add(root, "on_reboot", "restart")
@@ -64,6 +65,13 @@ def domain_xml(doc: DomainDoc, place: Place, boot: BootFiles | None) -> DomainXm
     shape = hashlib.sha256(ET.tostring(root)).hexdigest()[:16]
     _add(root, "metadata").append(ET.fromstring(metadata_xml(doc, shape)))  # noqa: S314 (our own text)
     return DomainXml(text=ET.tostring(root, encoding="unicode"), shape=shape)
+
+
+def _cpu(root: ET.Element, doc: DomainDoc, place: Place) -> None:
+    if doc.cpu is not None:
+        root.append(cpu_models.cpu_element(frozenset(doc.cpu.flags)))
+    else:
+        _add(root, "cpu", mode="host-passthrough" if place.virtualisation == "kvm" else "maximum")
 
 
 def _firmware(root: ET.Element, doc: DomainDoc, boot: BootFiles | None) -> None:

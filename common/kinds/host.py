@@ -44,6 +44,12 @@ class HostStatus(Status, frozen=True):
     """Where other hosts reach it: the VXLAN tunnel endpoint."""
     agent_version: str = ""
     cpu_model: str = ""
+    cpu_level: str = ""
+    """The highest level of x86-64 that it can give guests; empty: its agent has not said."""
+    cpu_flags: tuple[str, ...] = ()
+    """All that it can give guests, by libvirt's names."""
+    capabilities: tuple[str, ...] = ()
+    """What its agent found to work."""
     cpu_threads: int = 0
     memory_mib: int = 0
     disk_gib: int = 0

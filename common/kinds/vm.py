@@ -6,6 +6,7 @@ import msgspec
 
 from common.boots import FirstBoot
 from common.counters import ADDRESSES, DISK_GIB, MEMORY_MIB, VCPUS, VMS, VOLUMES
+from common.cpus import CpuWish
 from common.kinds.kind import (
     Column,
     Counts,
@@ -132,6 +133,14 @@ class VmSpec(Spec, frozen=True):
             "lent; none: all of it"
         ),
     ] = None
+    cpu: Annotated[
+        CpuWish,
+        msgspec.Meta(
+            description="the CPU that its guest sees, from its next start on. shared: what all hosts can give, so "
+            "that it can move to any of them; a level: what those of at least this level can give, and only they take "
+            "it; host: all that its own host has (operators only)"
+        ),
+    ] = "shared"
     power: Annotated[
         Literal["running", "stopped"],
         ServerSet(),
@@ -228,6 +237,8 @@ class VmStatus(Status, frozen=True):
     """How it came up for the first time; None: its host has not said."""
     balloon_mib: int = 0
     """Memory that it has while it lends some to its host; 0: all."""
+    cpu: str = ""
+    """The CPU that its guest sees."""
 
 
 def _start(spec: VmSpec, _: Nothing) -> VmSpec:

@@ -21,6 +21,7 @@ from controller.api.body import MAX_BODY_BYTES
 from controller.api.call import Call, Contexts, Door, Handler
 from controller.api.capacity import Capacities, TakeStock
 from controller.api.commit import Committer
+from controller.api.cpus import CpusShown
 from controller.api.events import Events
 from controller.api.extras import OF_A_HOST, HostExtras, VmExtras, extras
 from controller.api.health import Health
@@ -172,6 +173,7 @@ class _Bound:
             "ca.show": authority.show,
             "ca.rotate": authority.rotate,
             "capacity": Capacities(store, parts.take_stock).show,
+            "cpus": CpusShown(store).show,
             "audit": Trail(store, parts.relay).overview,
             "audit.verify": Trail(store, parts.relay).verify,
             "audit.quotas": quotas.audit,

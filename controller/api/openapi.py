@@ -15,6 +15,7 @@ from controller.api.audit import Overview
 from controller.api.authority import AuthorityView
 from controller.api.capacity import CAPACITY_PARAMETERS, Capacity
 from controller.api.commit import KEY_HEADER, KEYED, MUTATION_PARAMETERS
+from controller.api.cpus import Cpus
 from controller.api.history import History, Tops
 from controller.api.login import LoggedIn, LoginBody, PasswordBody
 from controller.api.preview import Preview
@@ -265,6 +266,7 @@ _PLAIN: Mapping[str, tuple[str, str]] = {
     "audit.quotas": ("QuotaAudit", "Every counter whose books differ from a recount."),
     "audit.verify": ("Verified", "What was found, and the chain's head."),
     "capacity": ("Capacity", "How many more of each size fit."),
+    "cpus": ("Cpus", "What they share, make by make."),
     "whoami": ("WhoAmI", "Who one is."),
     "login": ("LoggedIn", "A session, whose token is shown once."),
 }
@@ -340,6 +342,7 @@ def _schemas() -> Json:
     views = (
         AuthorityView,
         Capacity,
+        Cpus,
         History,
         LoggedIn,
         Overview,

@@ -9,7 +9,7 @@ from common.kinds.kind import AnyKind, Extra, Role, Scope, Verb
 Action = Literal[
     "list", "create", "show", "change", "delete", "verb", "extra",
     "operations.list", "operations.show", "operations.cancel",
-    "events", "watch", "audit", "audit.verify", "audit.quotas", "ca.show", "ca.rotate", "capacity", "top",
+    "events", "watch", "audit", "audit.verify", "audit.quotas", "ca.show", "ca.rotate", "capacity", "cpus", "top",
     "identity.keys", "whoami", "login", "logout", "openapi", "health", "ready", "metrics",
 ]  # fmt: skip
 
@@ -149,6 +149,10 @@ GENERAL = (
     Route(
         method="GET", path="/v1/capacity", action="capacity",
         summary="Count how many more machines of each size fit, and what limits that.",
+    ),
+    Route(
+        method="GET", path="/v1/cpus", action="cpus",
+        summary="Show the CPU that hosts share, which is what machines get, and which hosts have less.",
     ),
     Route(
         method="GET", path="/v1/audit/quotas", action="audit.quotas",

@@ -80,6 +80,12 @@ def _capacity() -> click.Command:
     return command()
 
 
+def _cpus() -> click.Command:
+    from controller.cli.cpus import command  # noqa: PLC0415
+
+    return command()
+
+
 def _operation() -> click.Command:
     from controller.cli.operations import group  # noqa: PLC0415
 
@@ -128,6 +134,7 @@ EVERYDAY: dict[str, tuple[str, Build]] = {
     "status": ("How the cloud is: hosts, machines by state, what is blocked.", _status),
     "top": ("What machines or hosts use just now, the busiest first.", _top),
     "capacity": ("How many more machines of each size fit, and what limits that.", _capacity),
+    "cpus": ("The CPU that hosts share, and which hosts have less.", _cpus),
     "console": ("Attach to a machine's serial console.", _console),
     "why": ("Why a thing is not as wished, and the smallest change that would help.", _why),
     "events": ("What happened, and (--follow) what happens now.", _events),

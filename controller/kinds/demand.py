@@ -3,6 +3,7 @@
 from common.ids import HostId, Id
 from common.kinds.kind import AnyResource
 from controller.kinds.disks import bound_to, data_volumes
+from controller.kinds.processor import offer_of
 from controller.kinds.shape import Shape
 from controller.scheduler.choose import Demand
 from controller.scheduler.columns import Place
@@ -26,6 +27,8 @@ def demand_of(vm: AnyResource, shape: Shape, seen: WorkingSet) -> Demand:
         groups=tuple(_rule(group) for one in vm.spec.groups if (group := seen.get(Id(one)))),
         survives=wanted_elsewhere(vm),
         size=shape.size,
+        needs=offer_of(vm.spec.cpu),
+        cpu=vm.spec.cpu,
     )
 
 

@@ -2,12 +2,13 @@
 
 import msgspec
 
+from common.cpus import level_of
 from common.errors import Conflict, Invalid
 from common.ids import HostId, is_id
 from common.kinds.host import HostSpec, HostStatus
 from common.kinds.kind import AnyResource, Spec
 from common.kinds.vm import VM
-from common.protocol import Inventory
+from common.protocol import CPU_MODEL, Inventory
 from common.secret import Secret, digest_of
 from controller.auth.caller import Caller
 from controller.kinds.moving import refuse_move
@@ -15,11 +16,12 @@ from controller.kinds.outcome import Do, Done, Outcome, Wait
 from controller.kinds.plain import going, silence
 from controller.kinds.pool import PoolState, closed_words, limited, pool_state
 from controller.store.places import domain_of, rack_of, zone_of
-from controller.store.rows import JOIN_TOKEN_S, Capacity, Enrolment
+from controller.store.rows import JOIN_TOKEN_S, Capacity, Enrolment, Traits
 from controller.store.working import WorkingSet
 from controller.store.writes import Amend, AnyWrite, Forget, ForgetHost, MoveHost, PutEnrolment, SetCapacity
 
 REVEALS = "skj"
+NOTHING_SAID = Traits()
 
 
 def admit(row: AnyResource, was: AnyResource | None, seen: WorkingSet, _caller: Caller) -> Spec:
@@ -75,7 +77,11 @@ def plan(row: AnyResource, seen: WorkingSet, now: float) -> Outcome:
         return _plan_delete(row, seen, host)
     view = seen.host(host)
     pool = pool_state(row, seen)
-    wanted = limited(capacity_of(host, row.spec, view.inventory), seen.used(host), pool) if view.inventory else None
+    wanted = None
+    if view.inventory:
+        before = seen.capacity(host)
+        known = before.traits if before else NOTHING_SAID
+        wanted = limited(capacity_of(host, row.spec, view.inventory, known), seen.used(host), pool)
     sells = (SetCapacity(capacity=wanted),) if wanted and wanted != seen.capacity(host) else ()
     if writes := (*sells, *_told(row, pool)):
         return Do(writes=writes, say="noting what it may sell")
@@ -112,15 +118,27 @@ def _plan_delete(row: AnyResource, seen: WorkingSet, host: HostId) -> Outcome:
     return Do(writes=(Forget(resource=row.id),), say="forgetting the host")
 
 
-def capacity_of(host: HostId, spec: HostSpec, inventory: Inventory) -> Capacity:
-    """Return what a host may sell: what it has, less the reserve, times its overcommit ratios."""
+def capacity_of(host: HostId, spec: HostSpec, inventory: Inventory, known: Traits = NOTHING_SAID) -> Capacity:
+    """Return what a host may sell: what it has, less the reserve, times its overcommit ratios. `known`: what it could
+    do by what it said before."""
     memory = max(0, inventory.memory_mib - spec.reserved_memory_mib)
     return Capacity(
         host=host,
         vcpus=_bounded(inventory.cpu_threads * spec.cpu_overcommit),
         memory_mib=_bounded(memory * spec.memory_overcommit),
         disk_gib=_bounded(inventory.disk_gib),
+        traits=traits_of(inventory, known),
     )
+
+
+def traits_of(inventory: Inventory, known: Traits) -> Traits:
+    """Return what a host can do. Its CPU is as before while its agent can't find out, none for an older agent."""
+    can = tuple(sorted({one.name for one in inventory.capabilities if one.works}))
+    if cpu := inventory.guest_cpu:
+        make = f"{inventory.virtualisation} {cpu.vendor}".strip() if inventory.virtualisation == "kvm" else "tcg"
+        return Traits(make=make, flags=tuple(sorted(set(cpu.flags))), can=can)
+    says = any(one.name == CPU_MODEL for one in inventory.capabilities)
+    return msgspec.structs.replace(known, can=can) if says else Traits(can=can)
 
 
 def _bounded(wanted: float) -> int:
@@ -134,11 +152,16 @@ def _status(row: AnyResource, seen: WorkingSet, host: HostId, now: float) -> Hos
     rack, zone = rack_of(seen.get, row), zone_of(seen.get, row)
     status = msgspec.structs.replace(status, rack=rack.name if rack else "", zone=zone.name if zone else "")
     if inventory:
+        sells = seen.capacity(host)
+        traits = sells.traits if sells else NOTHING_SAID
         status = msgspec.structs.replace(
             status,
             address=inventory.vtep,
             agent_version=view.agent_version,
             cpu_model=inventory.cpu_model,
+            cpu_level=level_of(frozenset(traits.flags)) if traits.make else "",
+            cpu_flags=traits.flags,
+            capabilities=traits.can,
             cpu_threads=inventory.cpu_threads,
             memory_mib=inventory.memory_mib,
             disk_gib=inventory.disk_gib,

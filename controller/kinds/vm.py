@@ -19,6 +19,7 @@ from controller.kinds.disks import data_volumes, disks_of, held_gib, lagging, li
 from controller.kinds.network import guest_mtu
 from controller.kinds.outcome import Blocked, Do, Done, Outcome, Place, Wait
 from controller.kinds.plain import silence
+from controller.kinds.processor import admit_cpu, cpu_remarks, cpu_words, with_cpu
 from controller.kinds.shape import Shape, admit_shape, shape_of
 from controller.kinds.volume import image_ref
 from controller.store.rows import Placement
@@ -48,6 +49,7 @@ def admit(row: AnyResource, was: AnyResource | None, seen: WorkingSet, caller: C
         raise Invalid(f"vm {row.name}: a group is named twice", fix="name each group once")
     if spec.cpu_weight > 100 and (was is None or was.spec.cpu_weight != spec.cpu_weight):
         require_operator(caller, f"a CPU weight above 100 for vm {row.name}")
+    admit_cpu(row, was, seen, caller)
     spec = _given_time(_kept(row, was, seen), row, was, seen)
     row = msgspec.structs.replace(row, spec=spec)
     admit_growth(row, was, seen)
@@ -197,7 +199,7 @@ def _domain(row: AnyResource, seen: WorkingSet, shape: Shape, placement: Placeme
     kernel = image_ref(boots) if boots and boots.spec.format == "kernel" and disks.attached else None
     mtu = guest_mtu(seen)
     keys = [seen.get(Id(key)) for key in spec.keypairs]
-    return DomainDoc(
+    doc = DomainDoc(
         id=row.id,
         name=row.name,
         project=row.project,
@@ -233,6 +235,7 @@ def _domain(row: AnyResource, seen: WorkingSet, shape: Shape, placement: Placeme
             token_hops=spec.metadata_hops,
         ),
     )
+    return with_cpu(doc, row, seen, placement.host)
 
 
 def _data(row: AnyResource, seen: WorkingSet, host: HostId) -> tuple[DataDisk, ...]:
@@ -288,13 +291,18 @@ def _as_reported(row: AnyResource, seen: WorkingSet, host: HostId, report: Repor
 
 def _waits_for_a_restart(row: AnyResource, seen: WorkingSet, host: HostId, domain: DomainSeen) -> Iterator[str]:
     """Say what a machine that runs gets once it is started again."""
-    document = seen.document(host, DocKey(f"domain/{row.id}"))
-    doc = document.doc if document else None
-    if domain.state not in ("running", "paused") or not domain.vcpus or not isinstance(doc, DomainDoc):
+    doc = _document(row, seen, host)
+    if domain.state not in ("running", "paused") or not domain.vcpus or doc is None:
         return
+    yield from cpu_remarks(row, seen, host, doc)
     if (domain.vcpus, domain.memory_mib) != (doc.vcpus, doc.memory_mib):
         to = f"{doc.vcpus} vCPU{'s' if doc.vcpus != 1 else ''} and {doc.memory_mib} MiB of memory"
         yield f"its resize to {to} waits for a restart: skerry vm reboot {row.name}"
+
+
+def _document(row: AnyResource, seen: WorkingSet, host: HostId) -> DomainDoc | None:
+    document = seen.document(host, DocKey(f"domain/{row.id}"))
+    return document.doc if document and isinstance(document.doc, DomainDoc) else None
 
 
 def _remarks(row: AnyResource, seen: WorkingSet, domain: DomainSeen) -> Iterator[str]:
@@ -326,6 +334,7 @@ def _status(row: AnyResource, seen: WorkingSet, state: str, message: str, report
         disk_gib=held_gib(row, seen),
         first_boot=domain.first_boot if domain else row.status.first_boot,
         balloon_mib=domain.balloon_mib if domain else 0,
+        cpu=cpu_words(_document(row, seen, placement.host)) if placement else "",
     )
 
 

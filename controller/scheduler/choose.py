@@ -10,9 +10,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from common.cpus import Flags, fallback, named
 from common.ids import HostId, Id
 from common.refusal import Cost, Refusal
-from controller.scheduler.columns import Columns, Place, Room
+from controller.scheduler.columns import Columns, Offer, Place, Room
 from controller.scheduler.rules import Bar, Crowd, Rule, bars, strain
 from controller.scheduler.survival import Survival
 
@@ -38,6 +39,10 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it is to be started elsewhere if its host is lost, where its zone keeps room for that."""
     size: str = ""
     """The size's name, for the words of a refusal."""
+    needs: Offer = Offer()
+    """What its host has to be able to do."""
+    cpu: str = ""
+    """What it asked for as a CPU, likewise."""
 
     @property
     def room(self) -> Room:
@@ -153,7 +158,30 @@ def _bars(columns: Columns, demand: Demand, crowds: Sequence[Crowd]) -> list[Bar
         if place is not None:
             outside = ~columns.within(over, [place.id])  # type: ignore[arg-type]
             found.append(Bar(constraint=over, mask=outside, detail=f"hosts outside {over} {place.name}", pin=True))
-    return found + bars(columns, crowds)
+    return found + _unable(columns, demand) + bars(columns, crowds)
+
+
+def _unable(columns: Columns, demand: Demand) -> list[Bar]:
+    """Return the hosts that lack flags of the CPU that is asked for."""
+    flags = demand.needs.flags
+    if not flags:
+        return []
+    detail = f"hosts that can't give it a CPU of {demand.cpu}, which needs the flags {named(flags, len(flags))}"
+    return [
+        Bar(
+            constraint="cpu",
+            mask=columns.lacking(Offer(flags=flags)),
+            detail=detail,
+            way_out=lambda row: _other_cpu(columns, row, flags),
+        )
+    ]
+
+
+def _other_cpu(columns: Columns, row: int, flags: Flags) -> str:
+    name, has = columns.names[row], columns.offer(row).flags
+    if not has:
+        return f"have host {name} say what its CPU can do: upgrade its agent, and see that libvirtd answers there"
+    return f"ask for a CPU that host {name} can give (--cpu {fallback(has)}): it lacks {named(flags - has)}"
 
 
 def _refuse(columns: Columns, demand: Demand, barred: Sequence[Bar]) -> Refusal:

@@ -37,6 +37,13 @@ class Place(NamedTuple):
     name: str
 
 
+class Offer(NamedTuple):
+    """What a host can do for machines beside room: the flags of a CPU, and capabilities."""
+
+    flags: frozenset[str] = frozenset()
+    can: frozenset[str] = frozenset()
+
+
 class HostRow(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one host; what is free may be negative where an operator lowered a ratio."""
 
@@ -48,6 +55,7 @@ class HostRow(msgspec.Struct, frozen=True, kw_only=True):
     total: Room
     rack: Place | None = None
     zone: Place | None = None
+    offer: Offer = Offer()
 
 
 class _Scores(msgspec.Struct, kw_only=True):
@@ -72,6 +80,10 @@ class Columns:
         self._codes: dict[Over, NDArray[np.int32]] = {"rack": np.zeros(0, np.int32), "zone": np.zeros(0, np.int32)}
         self._places: dict[Over, list[Place]] = {"rack": [Place("", "")], "zone": [Place("", "")]}
         self._known: dict[Over, dict[str, int]] = {"rack": {"": NOWHERE}, "zone": {"": NOWHERE}}
+        self._offered = np.zeros(0, dtype=np.int32)
+        self._offers: list[Offer] = []
+        self._known_offers: dict[Offer, int] = {}
+        """Hosts are of few sorts: what is asked of them is asked once a sort."""
         self._scores: dict[Room, _Scores] = {}
         self._log: list[int] = []
 
@@ -114,6 +126,16 @@ class Columns:
             return Place(self.hosts[row], self.names[row])
         return self._places[over][int(self._codes[over][row])]
 
+    def offer(self, row: int) -> Offer:
+        """Return what a host can do."""
+        return self._offers[int(self._offered[row])]
+
+    def lacking(self, wanted: Offer) -> NDArray[np.bool_]:
+        """Say of each host whether it can't do all of this."""
+        lacks = [not (wanted.flags <= offer.flags and wanted.can <= offer.can) for offer in self._offers]
+        found: NDArray[np.bool_] = np.array(lacks, dtype=np.bool_)[self._offered[: len(self)]]
+        return found
+
     def within(self, over: Over, domains: list[str]) -> NDArray[np.bool_]:
         """Say of each host whether it is in one of these domains."""
         if over == "host":
@@ -155,6 +177,7 @@ class Columns:
             self._total[resource, at] = max(1, one.total[resource])
         for over, place in (("rack", one.rack), ("zone", one.zone)):
             self._codes[over][at] = self._code_of(over, place)  # type: ignore[arg-type, index]
+        self._offered[at] = self._offer_code(one.offer)
         self._changed(at)
 
     def drop(self, host: HostId) -> None:
@@ -167,7 +190,7 @@ class Columns:
         if at != last:
             self.hosts[at], self.names[at] = moved, self.names[last]
             self.rows[moved] = at
-            for column in (self._connected, self._schedulable, self._open, *self._codes.values()):
+            for column in (self._connected, self._schedulable, self._open, self._offered, *self._codes.values()):
                 column[at] = column[last]
             for matrix in (self._free, self._total):
                 matrix[:, at] = matrix[:, last]
@@ -190,6 +213,7 @@ class Columns:
         )
         self._free, self._total = (np.pad(one, ((0, 0), (0, more))) for one in (self._free, self._total))
         self._codes = {over: np.pad(codes, (0, more)) for over, codes in self._codes.items()}
+        self._offered = np.pad(self._offered, (0, more))
         self._made = size
         self._forget()
 
@@ -201,6 +225,13 @@ class Columns:
             known[place.id] = len(self._places[over])
             self._places[over].append(place)
         return known[place.id]
+
+    def _offer_code(self, offer: Offer) -> int:
+        found = self._known_offers.get(offer)
+        if found is None:
+            found = self._known_offers[offer] = len(self._offers)
+            self._offers.append(offer)
+        return found
 
     # --- scores -------------------------------------------------------------------------------------------------------
 
@@ -255,6 +286,8 @@ class Columns:
         made._open = self._open[kept]
         made._free, made._total = self._free[:, kept], self._total[:, kept]
         made._codes = {over: codes[kept] for over, codes in self._codes.items()}
+        made._offered = self._offered[kept]
+        made._offers, made._known_offers = list(self._offers), dict(self._known_offers)
         made._places = {over: list(places) for over, places in self._places.items()}
         made._known = {over: dict(known) for over, known in self._known.items()}
         return made
@@ -272,4 +305,5 @@ class Columns:
             total=Room(*(int(one) for one in self._total[:, at])),
             rack=rack if rack.id else None,
             zone=zone if zone.id else None,
+            offer=self.offer(at),
         )

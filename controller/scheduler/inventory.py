@@ -8,12 +8,12 @@ from common.ids import HostId, Id
 from common.refusal import Cost, Refusal
 from controller.scheduler.capacity import Stock
 from controller.scheduler.choose import Choice, Demand, choose
-from controller.scheduler.columns import Columns, HostRow, Place, Room
+from controller.scheduler.columns import Columns, HostRow, Offer, Place, Room
 from controller.scheduler.rules import Crowd, Rule
 from controller.scheduler.survival import Survival, wanted_elsewhere
 from controller.store.keeping import keep
 from controller.store.places import rack_of, zone_of
-from controller.store.rows import Capacity
+from controller.store.rows import Capacity, Traits
 from controller.store.working import WorkingSet
 
 
@@ -28,6 +28,7 @@ class Inventory:
         self._columns = Columns()
         self._closed: dict[HostId, str] = {}
         """Hosts whose pools are too full to sell more, and how it is said."""
+        self._offers: dict[HostId, tuple[Traits, Offer]] = {}
         self._loads: dict[HostId, Counter[Room]] = {}
         """Of each host that was asked for, the machines to be started elsewhere if it is lost."""
         self._survival = Survival(self._columns, self._load, self._is_guarded)
@@ -83,6 +84,7 @@ class Inventory:
         if row is None or capacity is None or row.deleted_at is not None:
             self._columns.drop(host)
             self._closed.pop(host, None)
+            self._offers.pop(host, None)
             return
         keep(self._closed, host, row.status.pool_closed, there=bool(row.status.pool_closed))
         rack, zone = rack_of(self._seen.get, row), zone_of(self._seen.get, row)
@@ -96,8 +98,16 @@ class Inventory:
                 total=Room(capacity.vcpus, capacity.memory_mib, capacity.disk_gib),
                 rack=Place(rack.id, rack.name) if rack else None,
                 zone=Place(zone.id, zone.name) if zone else None,
+                offer=self._offer(host, capacity.traits),
             )
         )
+
+    def _offer(self, host: HostId, traits: Traits) -> Offer:
+        """Return what a host can do: made anew only where it says something else: rows change with every claim."""
+        known = self._offers.get(host)
+        if known is None or known[0] != traits:
+            known = self._offers[host] = (traits, Offer(frozenset(traits.flags), frozenset(traits.can)))
+        return known[1]
 
     def _free(self, host: HostId, capacity: Capacity) -> Room:
         used = self._seen.used(host)

@@ -2,14 +2,15 @@
 
 from ipaddress import IPv4Network
 
-from sqlalchemy import ColumnElement, bindparam, delete, exists, func, insert, select, text, update
+from sqlalchemy import ColumnElement, RowMapping, bindparam, delete, exists, func, insert, select, text, update
 
+from common.codec import from_json, to_json
 from common.errors import Conflict, NoCapacity
 from common.ids import HostId, Id
 from common.refusal import Refusal
 from controller.store import members, tables
 from controller.store.prepared import Prepared
-from controller.store.rows import Address, Capacity, Placement, Vni, ZoneUse
+from controller.store.rows import Address, Capacity, Placement, Traits, Vni, ZoneUse
 from controller.store.tx import Tx
 from controller.store.writes import ClaimAddress, TakePlacement
 
@@ -138,10 +139,25 @@ def release_placement(tx: Tx, owner: Id) -> None:
     tx.gone(row)
 
 
+CAPACITY = (_c.host, _c.vcpus, _c.memory_mib, _c.disk_gib, _c.traits)
+"""The columns of a row of capacity: what is sold of it is counted in the database only."""
+
+
+def capacity_row(found: RowMapping) -> Capacity:
+    """Return the row that such columns stand for."""
+    traits = from_json(found["traits"], Traits, f"the traits of host {found['host']}")
+    return Capacity(**{**found, "traits": traits})
+
+
 def set_capacity(tx: Tx, wanted: Capacity) -> None:
     """Set what a host may sell. What it has sold already stays sold, also where that is more."""
     c = tables.capacity.c
-    values = {"vcpus": wanted.vcpus, "memory_mib": wanted.memory_mib, "disk_gib": wanted.disk_gib}
+    values = {
+        "vcpus": wanted.vcpus,
+        "memory_mib": wanted.memory_mib,
+        "disk_gib": wanted.disk_gib,
+        "traits": to_json(wanted.traits).decode(),
+    }
     if tx.run(update(tables.capacity).where(c.host == wanted.host).values(**values)).rowcount == 0:
         p = tables.placement.c
         sold = select(

@@ -3,10 +3,9 @@
 import msgspec
 from sqlalchemy import select
 
-from controller.store import graves, tables
+from controller.store import claims, graves, tables
 from controller.store.rows import (
     Address,
-    Capacity,
     Controller,
     Enrolment,
     Fact,
@@ -52,9 +51,8 @@ def _load_claims(tx: Tx) -> None:
         tx.put(Membership(**row))
     for row in tx.run(select(tables.zone_use)).mappings():
         tx.put(ZoneUse(**row))
-    c = tables.capacity.c
-    for row in tx.run(select(c.host, c.vcpus, c.memory_mib, c.disk_gib)).mappings():
-        tx.put(Capacity(**row))
+    for row in tx.run(select(*claims.CAPACITY)).mappings():
+        tx.put(claims.capacity_row(row))
     a = tables.address.c
     for row in tx.run(select(a.network, a.address, a.vm, a.index, a.mac)).mappings():
         tx.put(Address(**row))

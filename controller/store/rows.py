@@ -273,6 +273,17 @@ class Given(Row, frozen=True):
     trusts: tuple[str, ...] = ()
 
 
+class Traits(Row, frozen=True, omit_defaults=True):
+    """What a host can do for machines, beside the room that it has."""
+
+    make: str = ""
+    """Virtualisation and vendor: machines could move between hosts of one make only. Empty: it has not said."""
+    flags: tuple[str, ...] = ()
+    """Of the CPU that it can give guests, by libvirt's names, in order."""
+    can: tuple[str, ...] = ()
+    """The capabilities that its agent found to work, in order."""
+
+
 class Capacity(Row, frozen=True):
     """What a host may sell: what it has, less what is reserved, times its overcommit ratios."""
 
@@ -280,6 +291,7 @@ class Capacity(Row, frozen=True):
     vcpus: int
     memory_mib: int
     disk_gib: int
+    traits: Traits = Traits()
 
 
 class Controller(Row, frozen=True):

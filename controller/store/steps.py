@@ -14,7 +14,7 @@ from common.kinds.kind import Resource
 from controller.store import chain, claims, graves, members, quota, tables
 from controller.store.mutations import amend, close_operations, happened, poke
 from controller.store.prepared import Prepared
-from controller.store.rows import Capacity, Document, Enrolment, Given, Token
+from controller.store.rows import Document, Enrolment, Given, Token
 from controller.store.tx import Tx, document_from, insert_resource
 from controller.store.writes import (
     Amend,
@@ -265,14 +265,9 @@ def _forget_host(tx: Tx, host: HostId) -> None:
     ).scalar_one_or_none()
     if found:
         tx.gone(msgspec.json.decode(found, type=Enrolment))
-    c = tables.capacity.c
-    sold = (
-        tx.run(delete(tables.capacity).where(c.host == host).returning(c.host, c.vcpus, c.memory_mib, c.disk_gib))
-        .mappings()
-        .one_or_none()
-    )
-    if sold:
-        tx.gone(Capacity(**sold))
+    dropped = delete(tables.capacity).where(tables.capacity.c.host == host).returning(*claims.CAPACITY)
+    if sold := tx.run(dropped).mappings().one_or_none():
+        tx.gone(claims.capacity_row(sold))
 
 
 def _put_token(tx: Tx, token: Token) -> None:

@@ -71,6 +71,7 @@ capacity = Table(
     Column("vcpus_used", Integer, nullable=False),
     Column("memory_mib_used", Integer, nullable=False),
     Column("disk_gib_used", Integer, nullable=False),
+    Column("traits", Text, nullable=False, server_default=text("'{}'")),
 )
 
 membership = Table(

@@ -19,6 +19,7 @@ from common.kinds.kind import AnyResource, Resource, Scope, fields
 from common.protocol import Inventory, Metrics
 from controller.store import counted
 from controller.store.keeping import discard, keep, keep_in
+from controller.store.processors import Processors
 from controller.store.rows import (
     GRAVES_KEPT,
     Address,
@@ -101,6 +102,7 @@ class WorkingSet:
         self._crowds: dict[Id, Counter[str]] = defaultdict(Counter)
         self._zone_uses: dict[tuple[Id, str], ZoneUse] = {}
         self._capacities: dict[HostId, Capacity] = {}
+        self.processors = Processors()
         self._used: dict[HostId, Used] = defaultdict(Used)
         self._addresses: dict[Id, dict[int, Address]] = defaultdict(dict)
         self._in_network: dict[Id, dict[tuple[Id, int], Address]] = defaultdict(dict)
@@ -431,6 +433,7 @@ class WorkingSet:
                 keep(self._zone_uses, (row.zone, row.controller), row, there=there)
             case Capacity():
                 keep(self._capacities, row.host, row, there=there)
+                self.processors.keep(row, there=there)
             case Address():
                 keep_in(self._addresses, row.vm, row.index, row, there=there)
                 keep_in(self._in_network, row.network, (row.vm, row.index), row, there=there)

@@ -76,3 +76,10 @@ async def test_a_dry_run_says_which_host_a_guarded_zone_would_give(cloud: World)
     body = {"name": "web", "spec": {"image": "disk", "size": "small", "zone": "z1"}}
     reply = await cloud.call("POST", f"{P}/a/vms?dry_run=true", body)
     assert reply.json["next"]["what"] == "placed"
+
+
+async def test_what_hosts_share_of_a_cpu_is_shown_to_everybody(cloud: World) -> None:
+    await cloud.host("h1")
+    reply = await cloud.call("GET", "/v1/cpus")
+    schema("Cpus").validate(reply.json)
+    assert reply.json == {"items": [], "silent": ["h1"]}

@@ -69,6 +69,7 @@ def test_the_commands_that_a_page_shows_can_be_typed(page: Path) -> None:
         "status",
         "context",
         "capacity",
+        "cpus",
         "quota",
     }
     faults = [fault for line in shown_commands(page.read_text(), everything) if (fault := command_fault(line))]

@@ -85,7 +85,14 @@ async def test_the_life_of_a_vm_step_by_step(bench: Bench) -> None:
     done = bench.plan(vm)
     assert isinstance(done, Done)
     assert done.status == msgspec.structs.replace(
-        vm.status, state="running", host="h1", addresses=("10.20.0.2",), boot_generation=1, started_at=1.0, disk_gib=10
+        vm.status,
+        state="running",
+        host="h1",
+        addresses=("10.20.0.2",),
+        boot_generation=1,
+        started_at=1.0,
+        disk_gib=10,
+        cpu="all that its host has",
     )
 
 

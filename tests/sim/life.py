@@ -220,6 +220,10 @@ class Life:
         share = {"cpu_weight": weight, "cpu_cap_percent": cap}
         self._ask(lambda: self.cloud.change("vm", self._vm(number).project, self._vm(number).name, **share))
 
+    @act(number=NUMBERS, cpu=["shared", "x86-64-v2", "x86-64-v3", "x86-64-v4", "host"])
+    def choose_cpu(self, number: int, cpu: str) -> None:
+        self._ask(lambda: self.cloud.change("vm", self._vm(number).project, self._vm(number).name, cpu=cpu))
+
     @act(number=NUMBERS, text=["", "#!/bin/sh"])
     def change_vm(self, number: int, text: str) -> None:
         self._ask(lambda: self.cloud.change("vm", self._vm(number).project, self._vm(number).name, user_data=text))

@@ -15,6 +15,7 @@ def plain(seen: WorkingSet, *, revisions: bool) -> dict[str, Any]:
     for name, value in vars(seen).items():
         if name not in ("_hosts", "revision"):
             held[name] = _plain(value, revisions=revisions)
+    held["processors"] = seen.processors.makes()
     held["_facts"] = {name: value for name, value in held["_facts"].items() if name != EPOCH}
     return {name: value for name, value in held.items() if value}
 

@@ -5,13 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
+from agent.drivers import cpu_models
 from agent.drivers.hypervisor import NAMESPACE
 from agent.drivers.place import BootFiles
 from agent.kinds.domain_xml import domain_xml
 from common import names
-from common.documents import DomainDoc, Nic
+from common.documents import DomainDoc, GuestCpu, Nic
+from common.errors import Temporary
 from common.ids import Id
+from common.protocol import GuestCpus
 from tests.unit.test_domain_plan import BOOT, PLACE, VM, doc
 
 
@@ -95,3 +99,33 @@ def test_the_nocloud_disk_is_one_that_every_cloud_kernel_can_see() -> None:
     assert target is not None
     assert (seed.get("device"), target.get("bus")) == ("disk", "virtio")
     assert all(disk.find("readonly") is None for disk in tree(doc()).iterfind("devices/disk"))
+
+
+def test_a_guests_cpu_is_written_flag_by_flag_and_what_the_base_has_beyond_it_is_taken_away() -> None:
+    cpu = tree(doc(cpu=GuestCpu(wish="shared", flags=("avx", "sse2")))).find("cpu")
+    assert cpu is not None
+    assert (cpu.get("mode"), cpu.findtext("model")) == ("custom", "qemu64")
+    policies = {one.get("name"): one.get("policy") for one in cpu.iterfind("feature")}
+    assert {name for name, policy in policies.items() if policy == "require"} == {"avx", "sse2"}
+    assert policies["svm"] == "disable"
+
+
+def test_without_one_it_has_all_that_its_host_has() -> None:
+    assert tree(doc()).find("cpu").get("mode") == "maximum"  # type: ignore[union-attr]
+    assert tree(doc(), virtualisation="kvm").find("cpu").get("mode") == "host-passthrough"  # type: ignore[union-attr]
+
+
+CAPABILITIES = """<domainCapabilities><cpu><mode name='host-passthrough' supported='yes'/>
+<mode name='host-model' supported='yes'><model fallback='forbid'>EPYC</model><vendor>AMD</vendor>
+<feature policy='require' name='x2apic'/><feature policy='disable' name='vme'/></mode></cpu></domainCapabilities>"""
+
+
+def test_what_a_host_can_give_is_asked_with_the_model_that_is_most_like_it() -> None:
+    asked = ET.fromstring(cpu_models.host_model(CAPABILITIES))
+    assert (asked.tag, asked.findtext("arch"), asked.findtext("model")) == ("cpu", "x86_64", "EPYC")
+    with pytest.raises(Temporary, match="no model"):
+        cpu_models.host_model("<domainCapabilities/>")
+    answer = """<cpu><model>EPYC</model><vendor>AMD</vendor><feature policy='require' name='avx'/>
+    <feature policy='disable' name='svm'/><feature name='aes'/><feature policy='require' name='vme'/></cpu>"""
+    found = cpu_models.guest_cpus(cpu_models.host_model(CAPABILITIES), answer)
+    assert found == GuestCpus(vendor="AMD", flags=("aes", "avx"))

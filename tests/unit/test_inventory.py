@@ -16,9 +16,9 @@ from agent.drivers.place import Place
 from agent.inventory import find_place, mtu_of, take_inventory, virtualisation
 from agent.telemetry import Telemetry
 from common.codec import from_pack, to_pack
-from common.errors import Invalid, NotFound
+from common.errors import Invalid, NotFound, Temporary
 from common.ids import Id
-from common.protocol import Metrics, Nic
+from common.protocol import CPU_MODEL, GuestCpus, Metrics, Nic
 
 VM = Id("vm-0123456789ab")
 
@@ -38,6 +38,9 @@ class Hypervisor:
         if vm != VM:
             raise NotFound(f"{vm} is not running")
         return self.path
+
+    async def guest_cpu(self, _virtualisation: str) -> GuestCpus:
+        raise Temporary("libvirtd does not answer")
 
     async def usage(self) -> tuple[DomainUsage, ...]:
         def one(name: str) -> DomainUsage:
@@ -92,13 +95,15 @@ def pool(place: Place) -> FilePool:
     return FilePool(place, None, None)  # type: ignore[arg-type]
 
 
-async def test_inventory_describes_this_machine(place: Place) -> None:
-    found = await take_inventory(place, pool(place), "127.0.0.1")
+async def test_inventory_describes_this_machine(place: Place, hypervisor: Hypervisor) -> None:
+    found = await take_inventory(place, pool(place), "127.0.0.1", hypervisor)  # type: ignore[arg-type]
     assert found.memory_mib > 100
     assert found.cpu_threads >= 1
     assert found.virtualisation == place.virtualisation
     works = {capability.name: capability for capability in found.capabilities}
     assert works["qemu-img"].works
+    assert found.guest_cpu is None
+    assert (works[CPU_MODEL].works, works[CPU_MODEL].detail) == (False, "libvirtd does not answer")
     assert works["pool"].detail == f"files in {place.volumes}"
     assert works["cow-clones"].works or "clones of snapshots are copies" in works["cow-clones"].detail
     assert [path for path in place.volumes.iterdir() if path.name.startswith("reflink")] == []

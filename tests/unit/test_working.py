@@ -211,8 +211,13 @@ def test_nothing_is_kept_of_what_is_gone() -> None:
     seen.host(HostId(host.id)).connected = True
     seen.apply([Gone(one) for one in (*POOL, host) if not isinstance(one, Resource) or seen.get(one.id) is one])
     assert seen.used(HOST).vcpus == 0
-    kept = {name: value for name, value in vars(seen).items() if name not in {"revision", "_by_kind"} and value}
+    kept = {
+        name: value
+        for name, value in vars(seen).items()
+        if name not in {"revision", "_by_kind", "processors"} and value
+    }
     assert kept == {}
+    assert seen.processors.makes() == {}
 
 
 # --- property -----------------------------------------------------------------------------------------------------
