@@ -14,7 +14,7 @@ from agent.drivers.place import Place
 from agent.drivers.pool import Pool
 from agent.drivers.shown import GIB
 from common.errors import Invalid, SkerryError
-from common.protocol import CPU_MODEL, Capability, GuestCpus, Inventory, Nic
+from common.protocol import CPU_MODEL, HOT_PLUG, Capability, GuestCpus, Inventory, Nic
 from common.run import CommandFailed, run
 
 _IN_NAMESPACE = ("unshare", "--net", "--")
@@ -93,7 +93,8 @@ async def take_inventory(place: Place, pool: Pool, vtep: str, hypervisor: Hyperv
     sharing = Capability(name="cpu-sharing", works=not unshared, detail=unshared or "CPU weights and caps")
     model, guest_cpu = await _guest_cpu(hypervisor, place.virtualisation)
     use = await pool.use()
-    own = (kvm, direct_io, driver, clones, sharing, model)
+    plugs = Capability(name=HOT_PLUG, works=True, detail="vCPUs and memory for guests that run")
+    own = (kvm, direct_io, driver, clones, sharing, model, plugs)
     return Inventory(
         cpu_model=cpu.model,
         cpu_flags=cpu.flags,

@@ -139,6 +139,10 @@ class DomainDoc(Document, frozen=True, tag="domain", tag_field="type"):
     """Beside `volumes`, which it boots from."""
     cpu: GuestCpu | None = None
     """The CPU that it sees from its start on; None: all that its host has."""
+    vcpus_max: int = 0
+    """The vCPUs that it is started with room for; 0: for no more than it has."""
+    memory_max_mib: int = 0
+    """Likewise the memory."""
 
 
 class NetworkDoc(Document, frozen=True, tag="network", tag_field="type"):
@@ -224,6 +228,12 @@ class DomainSeen(msgspec.Struct, frozen=True, kw_only=True, tag="domain", tag_fi
     """The data volumes that it has: open, where it runs."""
     data_note: str = ""
     """What of them is not as wished, and why, for people."""
+    vcpus_max: Counted = 0
+    """The vCPUs that the present run has room for; 0: no more than it has, or its agent does not tell."""
+    memory_max_mib: Counted = 0
+    """Likewise."""
+    memory_slots: Counted = 0
+    """In which memory can still be put."""
 
 
 class VolumeSeen(msgspec.Struct, frozen=True, kw_only=True, tag="volume", tag_field="type"):

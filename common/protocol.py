@@ -53,6 +53,10 @@ CPU_MODEL = "cpu-model"
 """The capability of an agent that gives guests the CPU that their documents name."""
 
 
+HOT_PLUG = "hot-plug"
+"""Likewise of one that gives running guests more vCPUs and memory."""
+
+
 class Capability(msgspec.Struct, frozen=True, kw_only=True):
     """Something found by trying it, not by version: `kvm`, `vxlan`, `bridge-conntrack`, `lvm`, …"""
 

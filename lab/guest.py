@@ -31,6 +31,7 @@ _PLACES = {
     "metadata": ("lib/tiny/metadata", 0o755),
     "inittab": ("etc/inittab", 0o644),
     "issue": ("etc/issue", 0o644),
+    "plugged": ("lib/tiny/plugged", 0o755),
     "power": ("etc/acpi/PWRF/00000080", 0o755),
 }
 _FOLDERS = ("dev", "proc", "sys", "run", "tmp", "root", "www", "mnt", "bin", "sbin", "usr/bin", "usr/sbin", "var/log")

@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from agent.drivers import live_room
 from agent.drivers.hypervisor import NAMESPACE, Activity, Cause, ListedDomain, LiveDisk, LiveDomain, Sharing
+from agent.drivers.live_room import Most
 from common import names
 from common.clock import Clock
 from common.errors import NotFound, Temporary
@@ -37,6 +39,8 @@ class Definition(msgspec.Struct, kw_only=True):
     log: str
     vcpus: int
     memory_mib: int
+    most: Most
+    """What a run is started with room for."""
     cpu: frozenset[str]
     """The flags that it requires; none: it has all that its machine has."""
 
@@ -48,6 +52,7 @@ class Run(msgspec.Struct, kw_only=True):
     started_at: float
     vcpus: int
     memory_mib: int
+    most: Most
     cpu: frozenset[str]
     disks: tuple[str, ...]
     """As its guest has them open."""
@@ -99,6 +104,7 @@ class Guests:
             memory_mib=run.memory_mib if run else 0,
             balloon_mib=run.memory_mib if run else 0,
             sharing=run.sharing if run else None,
+            most=run.most if run else Most(0, 0, 0),
             disks=_volumes(run.targets) if run else (),
         )
 
@@ -116,8 +122,9 @@ class Guests:
             macs=tuple(nic.find("mac").get("address") for nic in root.iter("interface")),  # type: ignore[union-attr, misc]
             disks=tuple(targets),
             targets=targets,
-            vcpus=int(root.findtext("vcpu", "0")),
+            vcpus=int(root.find("vcpu").get("current", root.findtext("vcpu", "0"))),  # type: ignore[union-attr]
             memory_mib=int(root.findtext("memory", "0")),
+            most=live_room.most(xml),
             cpu=frozenset(one.get("name", "") for one in root.iterfind("cpu/feature[@policy='require']")),
             log=root.find("devices/serial/log").get("file").rpartition("/")[2],  # type: ignore[union-attr]
         )
@@ -145,6 +152,7 @@ class Guests:
             started_at=self._clock(),
             vcpus=definition.vcpus,
             memory_mib=definition.memory_mib,
+            most=definition.most,
             cpu=definition.cpu,
             disks=definition.disks,
             targets=dict(definition.targets),
@@ -176,12 +184,30 @@ class Guests:
         if vm in self.runs:
             self.runs[vm].stamp = stamp
 
+    def add_cpus(self, vm: Id, vcpus: int) -> None:
+        """Have a running domain have so many vCPUs."""
+        run = self._running(vm)
+        if not run.vcpus <= vcpus <= run.most.vcpus:
+            raise Temporary(f"{vcpus} vCPUs are not between {run.vcpus} and {run.most.vcpus}")
+        run.vcpus = vcpus
+
+    def add_memory(self, vm: Id, memory_mib: int) -> None:
+        """Give a running domain so much more memory."""
+        run = self._running(vm)
+        if not run.most.slots or run.memory_mib + memory_mib > run.most.memory_mib:
+            raise Temporary(f"no slot for {memory_mib} MiB of memory")
+        run.memory_mib += memory_mib
+        run.most = run.most._replace(slots=run.most.slots - 1)
+
+    def _running(self, vm: Id) -> Run:
+        if (run := self.runs.get(vm)) is None:
+            raise Temporary(f"domain {vm} is not running")
+        return run
+
     def attach(self, vm: Id, xml: str) -> None:
         """Have a running domain, and its definition, have a disk."""
         disk, target = _disk(ET.fromstring(xml))
-        run = self.runs.get(vm)
-        if run is None:
-            raise Temporary(f"domain {vm} is not running")
+        run = self._running(vm)
         if not self._has_disk(disk):
             raise Temporary(f"cannot access storage file {disk}")
         if any(disk in other.disks for other in self.runs.values()):
@@ -194,9 +220,7 @@ class Guests:
 
     def detach(self, vm: Id, target: str) -> None:
         """Ask the guest to let go of a disk."""
-        run = self.runs.get(vm)
-        if run is None:
-            raise Temporary(f"domain {vm} is not running")
+        run = self._running(vm)
         for one in (self.definitions[vm], *(() if run.clings else (run,))):
             one.targets = {disk: its for disk, its in one.targets.items() if its != target}
             one.disks = tuple(disk for disk in one.disks if disk in one.targets)

@@ -11,7 +11,7 @@ from common.cpus import LEVELS
 from common.documents import ImageRef, SnapshotRef
 from common.errors import Temporary
 from common.ids import Id
-from common.protocol import GuestCpus, Inventory
+from common.protocol import CPU_MODEL, HOT_PLUG, Capability, GuestCpus, Inventory
 from sim.hypervisor import Guests
 from sim.kernel import Halfway, Kernel
 
@@ -73,7 +73,7 @@ class Machine:
             memory_mib=self.hardware.memory_mib,
             disk_gib=self.hardware.disk_gib,
             nics=(),
-            capabilities=(),
+            capabilities=tuple(Capability(name=name, works=True) for name in (CPU_MODEL, HOT_PLUG)),
             virtualisation="tcg",
             kernel="6.1",
             boot_id=f"{self.name}-{self.boots}",

@@ -9,7 +9,7 @@ from agent.drivers.hypervisor import LiveDomain
 from agent.drivers.place import BootFiles
 from agent.drivers.place import Place as DomainPlace
 from agent.drivers.shown import CachedImage
-from agent.kinds import domain_disks, domain_plan, network_plan, volume_plan
+from agent.kinds import domain_disks, domain_growth, domain_plan, network_plan, volume_plan
 from agent.kinds.domain_disks import DataView, Tried
 from agent.kinds.domain_plan import DomainView
 from agent.kinds.unit import AnyUnitKind, Wish
@@ -218,6 +218,10 @@ class SimDomains:
             case domain_disks.DetachDisk():
                 self._tried.setdefault(step.vm, {})[step.volume] = Tried(at=self._clock())
                 guests.detach(step.vm, step.target)
+            case domain_growth.AddCpus():
+                guests.add_cpus(step.vm, step.vcpus)
+            case domain_growth.AddMemory():
+                guests.add_memory(step.vm, step.memory_mib)
             case domain_plan.Resume():
                 raise AssertionError("no guest is paused here")
 

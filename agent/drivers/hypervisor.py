@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from agent.drivers.live_room import Most
 from common.ids import Id
 from common.protocol import GuestCpus
 
@@ -64,6 +65,8 @@ class LiveDomain(msgspec.Struct, frozen=True, kw_only=True):
     """None where it is off, or the host can't share out its CPUs."""
     sharing_lacks: str = ""
     """Why it can't."""
+    most: Most = Most(0, 0, 0)
+    """What the present run has room for."""
     disks: tuple[LiveDisk, ...] = ()
     """Those that are volumes; none where it is off."""
 
@@ -142,6 +145,14 @@ class Hypervisor(Protocol):
 
     async def grow_disk(self, vm: Id, path: str, size_bytes: int) -> None:
         """Tell a running domain that its disk at `path` has this size now."""
+        ...
+
+    async def add_cpus(self, vm: Id, vcpus: int) -> None:
+        """Have a running domain, and its definition, have so many vCPUs. Its guest has to take them into use."""
+        ...
+
+    async def add_memory(self, vm: Id, memory_mib: int) -> None:
+        """Give a running domain, and its definition, so much more memory. Not to be asked twice: look first."""
         ...
 
     async def attach_disk(self, vm: Id, xml: str) -> None:

@@ -18,7 +18,7 @@ import libvirt
 import libvirt_qemu
 import structlog
 
-from agent.drivers import cpu_models, figures, live_disks, runs
+from agent.drivers import cpu_models, figures, live_disks, live_room, runs
 from agent.drivers.hypervisor import (
     NAMESPACE,
     Activity,
@@ -30,6 +30,7 @@ from agent.drivers.hypervisor import (
     Virtualisation,
 )
 from agent.drivers.lanes import Connection, Lanes, Source
+from agent.drivers.live_room import Most
 from common import ids, names
 from common.errors import Invalid, NotFound, SkerryError, Temporary
 from common.ids import Id
@@ -167,6 +168,7 @@ class Libvirt:
         off = activity == "off"
         _, most_kib, has_kib, vcpus, _ = (0, 0, 0, 0, 0) if off else domain.info()
         sharing, lacks = (None, "") if off else _sharing(domain)
+        described = "" if off else domain.XMLDesc()
         return LiveDomain(
             vm=vm,
             activity=activity,
@@ -180,7 +182,8 @@ class Libvirt:
             balloon_mib=has_kib // 1024,
             sharing=sharing,
             sharing_lacks=lacks,
-            disks=() if off else live_disks.volumes(domain.XMLDesc()),
+            most=Most(0, 0, 0) if off else live_room.most(described),
+            disks=() if off else live_disks.volumes(described),
         )
 
     async def guest_cpu(self, virtualisation: Virtualisation) -> GuestCpus:
@@ -190,7 +193,7 @@ class Libvirt:
         def work(connection: Connection) -> GuestCpus:
             where = (None, cpu_models.ARCH, cpu_models.MACHINE, cpu_models.TYPES[virtualisation])
             host = cpu_models.host_model(connection.getDomainCapabilities(*where))
-            return cpu_models.guest_cpus(connection.baselineHypervisorCPU(*where, [host], flags))
+            return cpu_models.guest_cpus(host, connection.baselineHypervisorCPU(*where, [host], flags))
 
         return await self._look.call(work, "asking what CPUs guests can have", LOOK_TIMEOUT_S)
 
@@ -368,6 +371,16 @@ class Libvirt:
             lambda domain: domain.blockResize(path, size_bytes, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES),
             "growing a disk of",
         )
+
+    async def add_cpus(self, vm: Id, vcpus: int) -> None:
+        """Have a running domain, and its definition, have so many vCPUs. Its guest has to take them into use."""
+        flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
+        await self._on_domain(vm, lambda domain: domain.setVcpusFlags(vcpus, flags), "giving vCPUs to")
+
+    async def add_memory(self, vm: Id, memory_mib: int) -> None:
+        """Give a running domain, and its definition, so much more memory. Not to be asked twice: look first."""
+        flags, xml = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG, live_room.memory_xml(memory_mib)
+        await self._on_domain(vm, lambda domain: domain.attachDeviceFlags(xml, flags), "giving memory to")
 
     async def attach_disk(self, vm: Id, xml: str) -> None:
         """Have a running domain, and its definition, have this disk. Not to be asked twice: look first."""

@@ -13,6 +13,7 @@ from agent.drivers.pool import Pool
 from agent.kinds import first_boot
 from agent.kinds.balloon import HostMemory
 from agent.kinds.domain_disks import AttachDisk, DataView, DetachDisk, Tried, lacking
+from agent.kinds.domain_growth import AddCpus, AddMemory, Refused
 from agent.kinds.domain_plan import (
     CRASH_WINDOW_S,
     BuildSeed,
@@ -36,7 +37,7 @@ from common import names
 from common.boots import FirstBoot
 from common.clock import Clock
 from common.documents import DomainDoc
-from common.errors import Temporary
+from common.errors import Invalid, Temporary
 from common.faults import Faults
 from common.ids import Id
 from common.protocol import Found, HostEvent
@@ -55,6 +56,8 @@ _STEP_NAMES: dict[type, str] = {
     SetMemory: "set-memory",
     AttachDisk: "attach-disk",
     DetachDisk: "detach-disk",
+    AddCpus: "add-cpus",
+    AddMemory: "add-memory",
 }
 
 _ENDS: dict[Cause, str] = {
@@ -118,6 +121,7 @@ class Domains:
         self._unshared: dict[Id, str] = {}
         self._ballooned: dict[Id, float] = {}
         self._tried: dict[Id, dict[Id, Tried]] = {}
+        self._ungrown: dict[Id, Refused] = {}
 
     async def observe(self, wish: Wish) -> DomainView:
         """Look at the domain, and at what it needs: disks, bridges, kernel, NoCloud disk."""
@@ -126,7 +130,7 @@ class Domains:
         assert isinstance(doc, DomainDoc)
         domain = await self._hypervisor.look(doc.id)
         if domain is None or domain.activity == "off":
-            for memory in (self._pressed, self._unshared, self._ballooned, self._tried):
+            for memory in (self._pressed, self._unshared, self._ballooned, self._tried, self._ungrown):
                 memory.pop(doc.id, None)
         sight = None
         if domain is not None and first_boot.is_watched(doc, domain, wish.marks, self._clock()):
@@ -151,6 +155,7 @@ class Domains:
             unused_mib=await self._hypervisor.unused_mib(doc.id) if lends else None,
             ballooned_at=self._ballooned.get(doc.id),
             data=await self._look_at_data(doc, domain),
+            ungrown=self._ungrown.get(doc.id),
         )
 
     async def _look_at_data(self, doc: DomainDoc, domain: LiveDomain | None) -> DataView:
@@ -213,6 +218,10 @@ class Domains:
                 await self._try_disk(vm, volume, self._hypervisor.attach_disk(vm, xml))
             case DetachDisk(vm=vm, volume=volume, target=target):
                 await self._try_disk(vm, volume, self._hypervisor.detach_disk(vm, target))
+            case AddCpus(vm=vm, vcpus=vcpus):
+                await self._grow(vm, self._hypervisor.add_cpus(vm, vcpus))
+            case AddMemory(vm=vm, memory_mib=memory_mib):
+                await self._grow(vm, self._hypervisor.add_memory(vm, memory_mib))
         self._faults.reached(f"{point}.done")
 
     async def _share(self, vm: Id, sharing: Sharing) -> None:
@@ -221,6 +230,14 @@ class Domains:
             await self._hypervisor.share(vm, sharing)
         except Temporary as err:
             self._unshared[vm] = err.detail
+
+    async def _grow(self, vm: Id, attempt: Awaitable[None]) -> None:
+        """Try. Where it can't be done, the machine runs on as it is, and says so."""
+        self._ungrown.pop(vm, None)
+        try:
+            await attempt
+        except (Temporary, Invalid) as err:
+            self._ungrown[vm] = Refused(at=self._clock(), said=err.detail)
 
     async def _try_disk(self, vm: Id, volume: Id, attempt: Awaitable[None]) -> None:
         """Try. Where it can't be done, the machine runs on as it is, and says so."""

@@ -13,9 +13,10 @@ import msgspec
 
 from agent.drivers.hypervisor import Cause, LiveDomain, Sharing
 from agent.drivers.place import BootFiles, Place
-from agent.kinds import domain_disks, first_boot
+from agent.kinds import domain_disks, domain_growth, first_boot
 from agent.kinds.balloon import AGAIN_S, GuestMemory, HostMemory, target_mib
 from agent.kinds.domain_disks import AttachDisk, DataView, DetachDisk
+from agent.kinds.domain_growth import AddCpus, AddMemory, Refused
 from agent.kinds.domain_xml import DomainXml, domain_xml, metadata_xml
 from agent.kinds.first_boot import Sight
 from agent.kinds.unit import Do, Mark, Settled, Wait, Wish
@@ -134,6 +135,8 @@ DomainStep = (
     | SetMemory
     | AttachDisk
     | DetachDisk
+    | AddCpus
+    | AddMemory
 )
 
 
@@ -169,6 +172,8 @@ class DomainView(msgspec.Struct, frozen=True, kw_only=True):
     ballooned_at: float | None = None
     """When this agent process last moved its balloon."""
     data: DataView = DataView()
+    ungrown: Refused | None = None
+    """What this agent process could not give the present run of vCPUs or memory."""
 
 
 Outcome = Do[DomainStep] | Mark | Wait | Settled
@@ -259,14 +264,22 @@ def _plan_active(turn: _Turn, domain: LiveDomain) -> Outcome:
         return _plan_paused(turn, domain)
     if doc.restart == "never" and turn.marks.get(STARTED) != turn.run:
         return Mark(name=STARTED, value=turn.run)
+    return _adjusted(turn, domain) or _follow_first_boot(turn, domain)
+
+
+def _adjusted(turn: _Turn, domain: LiveDomain) -> Do[DomainStep] | None:
+    """Return the step that changes what runs, where it is not as wished and can be while it runs."""
+    doc, seen = turn.doc, turn.seen
     wanted = Sharing(weight=doc.cpu_weight, cap_percent=doc.cpu_cap_percent)
-    if domain.sharing is not None and domain.sharing != wanted and not turn.seen.unshared:
+    if domain.sharing is not None and domain.sharing != wanted and not seen.unshared:
         return Do(Share(vm=doc.id, sharing=wanted), "setting its share of the host's CPUs")
-    if disks := domain_disks.next_step(doc, domain, turn.seen.place, turn.seen.data, turn.now):
+    if grows := domain_growth.next_step(doc, domain, seen.ungrown, turn.now):
+        return Do(*grows)
+    if disks := domain_disks.next_step(doc, domain, seen.place, seen.data, turn.now):
         return Do(*disks)
     if (target := _balloon(turn, domain)) is not None:
         return Do(SetMemory(vm=doc.id, memory_mib=target), f"having its balloon leave it {target} MiB")
-    return _follow_first_boot(turn, domain)
+    return None
 
 
 def _reboots(turn: _Turn, domain: LiveDomain) -> bool:
@@ -312,10 +325,11 @@ def _balloon(turn: _Turn, domain: LiveDomain) -> int | None:
 
 def _note(turn: _Turn, domain: LiveDomain) -> str:
     """Say what of the wish is not in effect on this host."""
+    words = [ungrown] if (ungrown := domain_growth.note(turn.doc, domain, turn.seen.ungrown)) else []
     lacks = turn.seen.unshared or domain.sharing_lacks
-    if not lacks or (turn.doc.cpu_weight == 100 and turn.doc.cpu_cap_percent is None):
-        return ""
-    return f"its CPU weight and cap have no effect, since its host can't share out CPUs: {lacks}"
+    if lacks and (turn.doc.cpu_weight != 100 or turn.doc.cpu_cap_percent is not None):
+        words.append(f"its CPU weight and cap have no effect, since its host can't share out CPUs: {lacks}")
+    return "; ".join(words)
 
 
 def _plan_paused(turn: _Turn, domain: LiveDomain) -> Outcome:
@@ -462,6 +476,9 @@ def _on_report(
         note=_note(turn, domain),
         data=tuple(disk.volume for disk in domain_disks.data_of(domain)),
         data_note=domain_disks.note(turn.doc, domain, turn.seen.data),
+        vcpus_max=domain.most.vcpus,
+        memory_max_mib=domain.most.memory_mib,
+        memory_slots=domain.most.slots,
     )
     revision = turn.item.revision
     return Report(key=key_of(turn.doc), revision=revision, done=done, message=message, problem=problem, seen=seen)

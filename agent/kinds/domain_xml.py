@@ -10,6 +10,7 @@ from agent.drivers.hypervisor import NAMESPACE
 from agent.drivers.place import BootFiles, DiskSource, Place
 from common import names
 from common.documents import DomainDoc, Nic
+from common.growth import MEMORY_SLOTS
 from common.ids import Id
 
 BOOT_TARGETS = ("vda", "vdb")
@@ -50,8 +51,7 @@ def domain_xml(doc: DomainDoc, place: Place, boot: BootFiles | None) -> DomainXm
     _add(root, "name", names.domain_name(doc.id))
     _add(root, "uuid", names.domain_uuid(doc.id))
     _add(root, "title", f"{doc.project}/{doc.name}")
-    _add(root, "memory", str(doc.memory_mib), unit="MiB")
-    _add(root, "vcpu", str(doc.vcpus))
+    _room(root, doc)
     _firmware(root, doc, boot)
     features = _add(root, "features")
     _add(features, "acpi")
@@ -67,11 +67,27 @@ def domain_xml(doc: DomainDoc, place: Place, boot: BootFiles | None) -> DomainXm
     return DomainXml(text=ET.tostring(root, encoding="unicode"), shape=shape)
 
 
+def _room(root: ET.Element, doc: DomainDoc) -> None:
+    """Have vCPUs and memory, and room for more while it runs."""
+    if doc.memory_max_mib > doc.memory_mib:
+        _add(root, "maxMemory", str(doc.memory_max_mib), slots=str(MEMORY_SLOTS), unit="MiB")
+    _add(root, "memory", str(doc.memory_mib), unit="MiB")
+    if doc.vcpus_max > doc.vcpus:
+        _add(root, "vcpu", str(doc.vcpus_max), current=str(doc.vcpus))
+    else:
+        _add(root, "vcpu", str(doc.vcpus))
+
+
 def _cpu(root: ET.Element, doc: DomainDoc, place: Place) -> None:
     if doc.cpu is not None:
-        root.append(cpu_models.cpu_element(frozenset(doc.cpu.flags)))
+        cpu = cpu_models.cpu_element(frozenset(doc.cpu.flags))
+        root.append(cpu)
     else:
-        _add(root, "cpu", mode="host-passthrough" if place.virtualisation == "kvm" else "maximum")
+        cpu = _add(root, "cpu", mode="host-passthrough" if place.virtualisation == "kvm" else "maximum")
+    if doc.memory_max_mib > doc.memory_mib:
+        # Memory is plugged into a NUMA node: there has to be one.
+        numa, last = _add(cpu, "numa"), max(doc.vcpus, doc.vcpus_max) - 1
+        _add(numa, "cell", id="0", cpus=f"0-{last}", memory=str(doc.memory_mib), unit="MiB")
 
 
 def _firmware(root: ET.Element, doc: DomainDoc, boot: BootFiles | None) -> None:

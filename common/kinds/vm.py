@@ -199,7 +199,10 @@ class Resize(Spec, frozen=True):
     ] = None
     restart: Annotated[
         bool,
-        msgspec.Meta(description="power it off and on at once; else CPU and memory change at its next start or reboot"),
+        msgspec.Meta(
+            description="power it off and on at once; else what can't change while it runs does so at its next start "
+            "or reboot"
+        ),
     ] = False
 
 
@@ -231,6 +234,10 @@ class VmStatus(Status, frozen=True):
     """That it runs with."""
     memory_mib: int = 0
     """That it runs with."""
+    vcpus_max: int = 0
+    """Up to which they can be grown while it runs."""
+    memory_max_mib: int = 0
+    """Likewise; 0: not while it runs."""
     disk_gib: int = 0
     """Of its root disk."""
     first_boot: FirstBoot | None = None
@@ -334,8 +341,8 @@ VM = Kind(
         Verb(name="reboot", summary="Power it off like stop, and on again.", change=_reboot),
         Verb(
             name="resize",
-            summary="Give it another size, on the host where it is. CPU and memory change at its next start or reboot "
-            "(--restart: now), a larger disk at once.",
+            summary="Give it another size, on the host where it is. What grows does so while it runs, as far as it was "
+            "started with room for that; else CPU and memory change at its next start or reboot (--restart: now).",
             change=_resize,
             takes=Resize,
             example="--size large --restart",

@@ -16,6 +16,7 @@ from controller.kinds import lifetime
 from controller.kinds.claim import admit_growth, claim_of, resting
 from controller.kinds.demand import demand_of
 from controller.kinds.disks import data_volumes, disks_of, held_gib, lagging, lies_on, needed_gib, next_write
+from controller.kinds.growing import growth_waits, room_for
 from controller.kinds.network import guest_mtu
 from controller.kinds.outcome import Blocked, Do, Done, Outcome, Place, Wait
 from controller.kinds.plain import silence
@@ -205,6 +206,7 @@ def _domain(row: AnyResource, seen: WorkingSet, shape: Shape, placement: Placeme
         project=row.project,
         vcpus=min(shape.vcpus, placement.vcpus),
         memory_mib=min(shape.memory_mib, placement.memory_mib),
+        **room_for(shape, placement, seen),
         kernel=kernel,
         volumes=disks.attached,
         nics=tuple(
@@ -295,9 +297,9 @@ def _waits_for_a_restart(row: AnyResource, seen: WorkingSet, host: HostId, domai
     if domain.state not in ("running", "paused") or not domain.vcpus or doc is None:
         return
     yield from cpu_remarks(row, seen, host, doc)
-    if (domain.vcpus, domain.memory_mib) != (doc.vcpus, doc.memory_mib):
+    if why := growth_waits(doc, domain):
         to = f"{doc.vcpus} vCPU{'s' if doc.vcpus != 1 else ''} and {doc.memory_mib} MiB of memory"
-        yield f"its resize to {to} waits for a restart: skerry vm reboot {row.name}"
+        yield f"its resize to {to} waits for a restart ({why}): skerry vm reboot {row.name}"
 
 
 def _document(row: AnyResource, seen: WorkingSet, host: HostId) -> DomainDoc | None:
@@ -334,6 +336,8 @@ def _status(row: AnyResource, seen: WorkingSet, state: str, message: str, report
         disk_gib=held_gib(row, seen),
         first_boot=domain.first_boot if domain else row.status.first_boot,
         balloon_mib=domain.balloon_mib if domain else 0,
+        vcpus_max=domain.vcpus_max if domain else 0,
+        memory_max_mib=domain.memory_max_mib if domain else 0,
         cpu=cpu_words(_document(row, seen, placement.host)) if placement else "",
     )
 

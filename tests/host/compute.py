@@ -1,7 +1,9 @@
 """An agent's compute and storage over a real libvirtd, for tests: its units, its reports, and guests' consoles."""
 
 import asyncio
+import contextlib
 import hashlib
+import re
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable
@@ -255,3 +257,18 @@ async def typed(watcher: Any, keys: bytes, answer: bytes) -> None:
         except TimeoutError:
             continue
     raise AssertionError(f"the console answered {said!r}")
+
+
+async def asked(a: Agent, doc: DomainDoc, command: str) -> str:
+    """Type a command on the console and return what it prints."""
+    async with a.consoles.attach(doc.id) as console:
+        await typed(console, b"\nroot\n", b"# ")
+        for _ in range(10):
+            await console.write(f'echo "<$({command})>"\n'.encode())
+            said = b""
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(5):
+                    while not (found := re.search(rb"<([^<>$]*)>", said)):
+                        said += await console.read()
+                    return found[1].decode()
+        raise AssertionError(f"{command}: {said!r}")

@@ -15,7 +15,7 @@ from agent.kinds.unit import UnitKey
 from common.documents import DomainDoc, DomainSeen, key_of
 from common.ids import child_id
 from lab.host import Host
-from tests.host.compute import Agent, agent, changed, machine, qemu, removed, typed
+from tests.host.compute import Agent, agent, asked, changed, machine, qemu, removed
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(240)]
 
@@ -25,21 +25,6 @@ WRITE = "echo mine >/dev/vda; sync"
 
 def read(disk: str) -> str:
     return f"head -c4 /dev/{disk}"
-
-
-async def asked(a: Agent, doc: DomainDoc, command: str) -> str:
-    """Type a command on the console and return what it prints."""
-    async with a.consoles.attach(doc.id) as console:
-        await typed(console, b"\nroot\n", b"# ")
-        for _ in range(10):
-            await console.write(f'echo "<$({command})>"\n'.encode())
-            said = b""
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(5):
-                    while not (found := re.search(rb"<([^<>$]*)>", said)):
-                        said += await console.read()
-                    return found[1].decode()
-        raise AssertionError(f"{command}: {said!r}")
 
 
 async def test_a_resize_takes_effect_at_the_next_boot_and_is_told_till_then(

@@ -107,7 +107,10 @@ def test_a_machine_is_resized_rebuilt_and_rescued(cloud: Cloud) -> None:
         "--wait",
     )
     row = next(line for line in lab.cli("vm", "list").splitlines() if line.startswith("shape "))
-    assert "its resize to 2 vCPUs and 320 MiB of memory waits for a restart: skerry vm reboot shape" in row
+    waits = "waits for a restart (it was started with room for 256 MiB of memory): skerry vm reboot shape"
+    assert f"its resize to 2 vCPUs and 320 MiB of memory {waits}" in row
+    with console(lab, "shape") as shell:
+        assert shell.must("nproc").strip() == "2"
     lab.cli("vm", "reboot", "shape", "--wait")
     cloud.until_up("shape", boots=2)
     with console(lab, "shape") as shell:

@@ -8,11 +8,14 @@ from common.errors import Conflict, Invalid, NoCapacity
 from common.ids import HostId, Id
 from common.kinds import kind_named
 from common.kinds.kind import AnyResource
+from common.protocol import HOT_PLUG, Capability
 from controller.kinds import admission
 from controller.kinds.disks import root_of
+from controller.kinds.growing import growth_waits, room_for
 from controller.kinds.outcome import Blocked, Do, Done, Outcome, Wait
-from controller.store.rows import Placement
-from controller.store.writes import ResizePlacement
+from controller.kinds.shape import shape_of
+from controller.store.rows import Placement, Traits
+from controller.store.writes import ResizePlacement, SetCapacity
 from tests.kinds.bench import Bench
 from tests.store.desk import take
 
@@ -120,7 +123,8 @@ async def test_a_resize_claims_first_then_grows_the_disk_and_waits_for_a_restart
     assert isinstance(done, Done)
     assert done.status.state == "running"
     assert done.status.message == (
-        "its resize to 4 vCPUs and 2048 MiB of memory waits for a restart: skerry vm reboot web"
+        "its resize to 4 vCPUs and 2048 MiB of memory waits for a restart (it was started with room for 2 vCPUs and "
+        "it was started with room for 512 MiB of memory): skerry vm reboot web"
     )
     assert (done.status.vcpus, done.status.disk_gib) == (2, 20)  # type: ignore[attr-defined]
     assert (life.doc.vcpus, life.doc.boot_generation) == (4, 1)
@@ -128,6 +132,50 @@ async def test_a_resize_claims_first_then_grows_the_disk_and_waits_for_a_restart
     done = await life.planned()
     assert isinstance(done, Done)
     assert (done.status.message, done.status.vcpus) == ("", 4)  # type: ignore[attr-defined]
+
+
+async def test_what_grows_within_its_room_waits_for_nothing_and_all_else_says_why(life: Life) -> None:
+    capacity = life.bench.store.seen.capacity(life.host)
+    assert capacity
+    able = msgspec.structs.replace(capacity, traits=Traits(can=(HOT_PLUG,)))
+    view = life.bench.store.seen.host(life.host)
+    assert view.inventory
+    plugs = (Capability(name=HOT_PLUG, works=True),)
+    view.inventory = msgspec.structs.replace(view.inventory, capabilities=plugs)
+    await life.bench.write(SetCapacity(capacity=able))
+    await life.ask("resize", size="large", restart=True)
+    await life.settled()
+    assert (life.doc.vcpus_max, life.doc.memory_max_mib) == (16, 8192)
+    run = DomainSeen(
+        state="running", start_generation=1, boot_generation=2, started_at=1.0, vcpus=4, memory_mib=2048,
+        vcpus_max=16, memory_max_mib=8192, memory_slots=1,
+    )  # fmt: skip
+    for wished, why in (
+        ({"vcpus": 6, "memory_mib": 4096}, ""),
+        ({"vcpus": 20}, "it was started with room for 16 vCPUs"),
+        ({"vcpus": 2}, "a guest that runs gives no vCPU back"),
+        ({"memory_mib": 2100}, "a guest that runs takes memory in steps of 128 MiB, and this is 52 MiB more"),
+        ({"memory_mib": 16384}, "it was started with room for 8192 MiB of memory"),
+        ({"memory_mib": 1024}, "a guest that runs gives no memory back"),
+    ):
+        assert growth_waits(msgspec.structs.replace(life.doc, **wished), run) == why
+    full = msgspec.structs.replace(run, memory_slots=0)
+    often = growth_waits(msgspec.structs.replace(life.doc, memory_mib=4096), full)
+    assert often == "it was given memory 16 times since its start, as often as that can be"
+
+
+async def test_a_small_machine_has_no_room_for_memory_and_an_older_agent_is_told_of_none(life: Life) -> None:
+    assert (life.doc.vcpus_max, life.doc.memory_max_mib) == (0, 0)
+    shape, placement = (
+        shape_of(life.bench.now(life.vm), life.bench.store.seen),
+        Placement(owner=life.vm.id, host=life.host, vcpus=2, memory_mib=512, disk_gib=10),
+    )
+    assert shape
+    capacity = life.bench.store.seen.capacity(life.host)
+    assert capacity
+    able = msgspec.structs.replace(capacity, traits=Traits(can=(HOT_PLUG,)))
+    await life.bench.write(SetCapacity(capacity=able))
+    assert room_for(shape, placement, life.bench.store.seen) == {"vcpus_max": 8, "memory_max_mib": 0}
 
 
 async def test_with_restart_it_takes_effect_at_once(life: Life) -> None:

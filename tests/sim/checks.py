@@ -5,6 +5,8 @@ from collections import Counter
 
 from sqlalchemy import func, select
 
+from common.documents import DocKey, DomainDoc
+from common.growth import Room, cpus_wait, memory_waits
 from common.ids import HostId, Id, body, is_id
 from common.kinds.kind import AnyResource, kept_until
 from controller.fleet.audit import compare
@@ -173,8 +175,26 @@ def _vm_is_as_it_says(cloud: Cloud, vm: Id) -> None:
         rescue_waits = row.spec.rescue is not None and row.status.why is not None
         booted = stamp.boot_generation == row.spec.boot_generation
         assert booted or rescue_waits, f"{row.name} was not rebooted: {stamp}, {row.spec}"
+        run, doc = node.machine.guests.runs[vm], _document(cloud, node.host, vm)
+        room = Room(
+            vcpus=run.vcpus,
+            memory_mib=run.memory_mib,
+            vcpus_max=run.most.vcpus,
+            memory_max_mib=run.most.memory_mib,
+            slots=run.most.slots,
+        )
+        assert run.vcpus == doc.vcpus or cpus_wait(room, doc.vcpus), f"{row.name} could grow: {run}, {doc}"
+        assert run.memory_mib == doc.memory_mib or memory_waits(room, doc.memory_mib), f"{row.name}: {run}, {doc}"
         sharing = node.machine.guests.runs[vm].sharing
         assert (sharing.weight, sharing.cap_percent) == (row.spec.cpu_weight, row.spec.cpu_cap_percent)
+
+
+def _document(cloud: Cloud, host: HostId, vm: Id) -> DomainDoc:
+    seen = next(cloud.world.seen_by_its(node) for node in cloud.world.nodes.values() if node.host == host)
+    document = seen.document(host, DocKey(f"domain/{vm}"))
+    assert document is not None
+    assert isinstance(document.doc, DomainDoc)
+    return document.doc
 
 
 def empty(cloud: Cloud) -> None:

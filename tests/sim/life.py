@@ -30,7 +30,7 @@ from tests.sim.lives import KEY, clear
 from tests.sim.watch import Watch
 
 PROJECTS = ("shop", "lab")
-SIZES = {"small": (1, 512, 10), "big": (6, 4096, 40)}
+SIZES = {"small": (1, 512, 10), "medium": (2, 1024, 10), "wide": (4, 2048, 12), "big": (6, 4096, 40)}
 VMS = ("web", "db", "mail", "cache")
 HOSTS = ("h0", "h1", "h2")
 CREWS = 16
@@ -208,10 +208,7 @@ class Life:
             )
         )
 
-    @act(
-        number=NUMBERS,
-        verb=["rebuild", "rescue", "rescue", "unrescue"],
-    )
+    @act(number=NUMBERS, verb=["rebuild", "rescue", "rescue", "unrescue"])
     def alter_vm(self, number: int, verb: str) -> None:
         self._ask(lambda: self.cloud.verb(self._vm(number).project, self._vm(number).name, verb))
 
