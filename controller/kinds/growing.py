@@ -20,7 +20,8 @@ MEMORY_LEAST_MIB = 1024
 4 GiB, which is where it is plugged."""
 
 MEMORY_MOST_MIB = 512 * 1024
-"""The CPUs that hosts share reach 1 TiB of addresses."""
+"""The CPUs that hosts share reach 1 TiB of addresses, devices included: no machine can grow beyond this, and one that
+is larger has its host's CPU."""
 
 
 class _Most(TypedDict, total=False):

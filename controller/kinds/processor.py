@@ -10,6 +10,7 @@ from common.errors import Conflict
 from common.ids import HostId
 from common.kinds.kind import AnyResource
 from controller.auth.caller import Caller, require_operator
+from controller.kinds.growing import MEMORY_MOST_MIB
 from controller.scheduler.columns import Offer
 from controller.store.working import WorkingSet
 
@@ -41,14 +42,14 @@ def with_cpu(doc: DomainDoc, row: AnyResource, seen: WorkingSet, host: HostId) -
     if seen.processors.flags(host) is None:
         return doc  # an older agent's link would end over the field
     before = _kept(doc, row, seen, host)
-    cpu = before.cpu if before else _chosen(row, seen, host)
+    cpu = before.cpu if before else _chosen(row, seen, host, doc.memory_mib)
     return msgspec.structs.replace(doc, cpu=cpu)
 
 
-def _chosen(row: AnyResource, seen: WorkingSet, host: HostId) -> GuestCpu | None:
+def _chosen(row: AnyResource, seen: WorkingSet, host: HostId, memory_mib: int) -> GuestCpu | None:
     """Return what a run that begins now sees; None: all that its host has."""
     wish: CpuWish = row.spec.cpu
-    if wish == "host":
+    if wish == "host" or memory_mib > MEMORY_MOST_MIB:
         return None
     flags = seen.processors.shared(host, needs_of(wish))
     if flags is None:
@@ -80,7 +81,9 @@ def cpu_remarks(row: AnyResource, seen: WorkingSet, host: HostId, doc: DomainDoc
     if (doc.cpu is None and wish in ("shared", "host")) or (doc.cpu and doc.cpu.wish == wish):
         return
     has = _words(doc.cpu.wish if doc.cpu else "host")
-    if lacks := needs_of(wish) - (seen.processors.flags(host) or frozenset()):
+    if doc.cpu is None and doc.memory_mib > MEMORY_MOST_MIB:
+        yield f"its CPU is {has}: with more than {MEMORY_MOST_MIB >> 10} GiB of memory it can have no other"
+    elif lacks := needs_of(wish) - (seen.processors.flags(host) or frozenset()):
         yield f"its CPU is {has}: host {seen.name_of(host)} can't give it one of {wish}, it lacks {named(lacks)}"
     else:
         yield f"its CPU is {has}; {_words(wish)} waits for a restart: skerry vm reboot {row.name}"

@@ -14,7 +14,7 @@ from common.protocol import CPU_MODEL, Capability, GuestCpus, Inventory
 from controller.api.cpus import cpus_of
 from controller.kinds import admission
 from controller.kinds.host import traits_of
-from controller.kinds.processor import admit_cpu
+from controller.kinds.processor import admit_cpu, cpu_remarks, with_cpu
 from controller.scheduler.inventory import Inventory as Hosts
 from controller.store.rows import Traits
 from tests.kinds.bench import Bench, inventory
@@ -168,6 +168,15 @@ async def test_all_of_its_hosts_cpu_is_for_operators(bench: Bench, host: HostId)
     was = msgspec.structs.replace(row, spec=msgspec.structs.replace(row.spec, cpu="shared"))
     with pytest.raises(Denied):
         admit_cpu(row, was, bench.store.seen, tenant)
+
+
+async def test_a_machine_of_very_much_memory_has_its_hosts_cpu_and_says_why(bench: Bench, host: HostId) -> None:
+    vm = await a_vm(bench, host, cpu="x86-64-v3")
+    vast = msgspec.structs.replace(doc(bench, host, vm), memory_mib=513 * 1024, boot_generation=2)
+    found = with_cpu(vast, bench.now(vm), bench.store.seen, host)
+    assert found.cpu is None
+    (why,) = cpu_remarks(bench.now(vm), bench.store.seen, host, found)
+    assert why == "its CPU is all that its host has: with more than 512 GiB of memory it can have no other"
 
 
 async def test_an_older_agent_is_never_sent_the_field(bench: Bench) -> None:
