@@ -6,12 +6,14 @@ Where the machine has a libvirtd under systemd, that one is used; else one insid
 import shlex
 import shutil
 import tarfile
+import time
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
 import msgspec
 
+from common.errors import Temporary
 from common.run import CommandFailed
 from lab.box import CMDLINE, SIZE_GIB, Box, box
 from lab.cloud import Lab, Say, silence
@@ -23,6 +25,7 @@ from lab.underlay import ensure_underlay
 CONTROLLER = "controller"
 POOL = "default"
 _UP_S = 1800.0
+_OFF_S = 60.0
 _OURS = "skerry-lab-"
 _UNDERLAY = f"{_OURS}underlay"
 
@@ -106,9 +109,18 @@ class Metal:
         if self._own:
             # libvirt would have QEMU write out first what it holds.
             run(self.line(["sh", "-c", f"kill -KILL $(cat /run/libvirt/qemu/{_OURS}{machine}.pid)"]))
+            self._until_off(machine)
         else:
             self.virsh("destroy", f"{_OURS}{machine}")
         succeeds(self.line(["ssh", "-F", str(self._ssh), "-O", "exit", machine]))
+
+    def _until_off(self, machine: str) -> None:
+        """Return when libvirt has noticed that a machine is off."""
+        deadline = time.monotonic() + _OFF_S
+        while self.virsh("domstate", f"{_OURS}{machine}").strip() != "shut off":
+            if time.monotonic() > deadline:
+                raise Temporary(f"libvirt has not noticed in {_OFF_S:.0f} s that {machine} is off")
+            time.sleep(0.2)
 
     def plug_in(self, machine: str) -> None:
         """Give a machine its power back."""
