@@ -39,8 +39,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     active: str
     """ActiveState: `active` once it said that it is ready."""
-    restarts: int
-    """How often it was started again since somebody asked for it."""
+    ended: int
+    """How often it ended by itself since somebody asked for it."""
 
 
 class Debian:
@@ -118,12 +118,15 @@ class Debian:
 
     async def state(self) -> State:
         """Look how it is."""
-        said = await run(["systemctl", "show", "-p", "ActiveState,NRestarts", UNIT])
+        said = await run(["systemctl", "show", "-p", "ActiveState,SubState,NRestarts", UNIT])
         found = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
-        return State(active=found["ActiveState"], restarts=int(found["NRestarts"]))
+        # Between an end and the next start the one is told and the other is not counted yet.
+        ended = int(found["NRestarts"]) + (found["SubState"] == "auto-restart")
+        return State(active=found["ActiveState"], ended=ended)
 
     async def journal(self, since: float, lines: int) -> tuple[str, ...]:
         """Return the last lines that the controller and systemd wrote of it."""
+        await run(["journalctl", "--sync"])
         line = ["journalctl", "-u", UNIT, "-o", "cat", "--no-pager", "--since", f"@{since:.0f}", "-n", str(lines)]
         return tuple((await run(line)).splitlines())
 

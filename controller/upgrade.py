@@ -29,7 +29,7 @@ CARRIES_SCHEMA = "skerry-common"
 STARTS = 3
 """So many starts that end before they are ready are no accident."""
 _LOOK_S = 0.5
-_JOURNAL_LINES = 20
+_JOURNAL_LINES = 30
 _SPARE_BYTES = 256 << 20
 
 
@@ -263,8 +263,8 @@ def judge(state: State, waited_s: float, wait_s: float) -> str | None:
     """Say what is wrong with a controller that was started; empty: it is ready. None: that is not known yet."""
     if state.active == "active":
         return ""
-    if state.restarts >= STARTS:
-        return f"it ended {state.restarts} times before it was ready; its journal:"
+    if state.ended >= STARTS:
+        return f"it ended {state.ended} times before it was ready; its journal:"
     if waited_s >= wait_s:
         return f"it was not ready after {wait_s:.0f} s; its journal:"
     return None

@@ -130,7 +130,7 @@ class Played:
         self.step()
 
     async def state(self) -> State:
-        return State(active="active" if self.up else "activating", restarts=self.ended)
+        return State(active="active" if self.up else "activating", ended=self.ended)
 
     async def journal(self, since: float, lines: int) -> tuple[str, ...]:
         return ("Traceback (most recent call last):", "ZeroDivisionError: division by zero")[:lines]
@@ -336,10 +336,10 @@ async def test_a_release_from_before_that_does_not_come_up_again_is_told_with_bo
 
 
 def test_a_start_is_judged_by_what_systemd_says() -> None:
-    assert judge(State(active="active", restarts=1), 500, 300) == ""
-    assert judge(State(active="activating", restarts=2), 299, 300) is None
-    assert judge(State(active="activating", restarts=3), 1, 300) == "it ended 3 times before it was ready; its journal:"
-    assert judge(State(active="failed", restarts=0), 300, 300) == "it was not ready after 300 s; its journal:"
+    assert judge(State(active="active", ended=1), 500, 300) == ""
+    assert judge(State(active="activating", ended=2), 299, 300) is None
+    assert judge(State(active="activating", ended=3), 1, 300) == "it ended 3 times before it was ready; its journal:"
+    assert judge(State(active="failed", ended=0), 300, 300) == "it was not ready after 300 s; its journal:"
 
 
 STATUS = """Package: tini

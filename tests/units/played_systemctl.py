@@ -32,9 +32,11 @@ def supervise() -> None:
     while True:
         put("restarts", restarts)
         put("active", "activating")
+        put("sub", "start")
         run_once(f"played-{os.getpid()}-{restarts}")
+        put("sub", "auto-restart")
         restarts += 1
-        time.sleep(0.1)
+        time.sleep(2)
 
 
 def run_once(name: str) -> None:
@@ -72,6 +74,7 @@ def start(*, wait: bool) -> None:
     if HOLD.exists() or (HERE / "pid").exists():
         return
     put("active", "activating")
+    put("sub", "start")
     put("restarts", 0)
     put("pid", 0)
     if os.fork() == 0:
@@ -80,14 +83,16 @@ def start(*, wait: bool) -> None:
         for number in range(3):
             os.dup2(quiet, number)
         supervise()
-    while wait and get("active", "") != "active" and get("restarts", "0") == "0":
+    while wait and get("active", "") != "active" and get("sub", "") != "auto-restart":
         time.sleep(0.05)
 
 
 def main() -> None:
     HERE.mkdir(exist_ok=True)
     if Path(sys.argv[0]).name == "journalctl":
-        print(*get("journal", "").splitlines()[-20:], sep="\n")
+        if "--sync" in sys.argv:
+            return
+        print(*get("journal", "").splitlines()[-30:], sep="\n")
         return
     match [word for word in sys.argv[1:] if not word.startswith("-")]:
         case ["stop", *_]:
@@ -95,7 +100,8 @@ def main() -> None:
         case ["start", *_]:
             start(wait="--no-block" not in sys.argv)
         case ["show", *_]:
-            print(f"ActiveState={get('active', 'inactive')}\nNRestarts={get('restarts', '0')}")
+            print(f"ActiveState={get('active', 'inactive')}")
+            print(f"SubState={get('sub', 'dead')}\nNRestarts={get('restarts', '0')}")
         case _:
             pass
 
