@@ -54,6 +54,8 @@ def postgres_template(cluster: Cluster) -> str:
 
 
 @pytest.fixture
-def postgres_url(cluster: Cluster, postgres_template: str) -> str:
+def postgres_url(cluster: Cluster, postgres_template: str) -> Iterator[str]:
     """Give a PostgreSQL database of the test's own with the newest schema."""
-    return cluster.copy(postgres_template)
+    url = cluster.copy(postgres_template)
+    yield url
+    cluster.drop(url)

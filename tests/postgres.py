@@ -58,6 +58,10 @@ class Cluster:
         self.administer(f"CREATE DATABASE {name} TEMPLATE {url.partition('?')[0].rpartition('/')[2]}")
         return self.url(name)
 
+    def drop(self, url: str) -> None:
+        """Drop a database, whoever still uses it: each is hundreds of files, and a run has hundreds of them."""
+        self.administer(f"DROP DATABASE {url.partition('?')[0].rpartition('/')[2]} WITH (FORCE)")
+
     def url(self, name: str) -> str:
         """Return a database's URL."""
         return f"postgresql://{USER}@/{name}?host={self._directory}"

@@ -242,7 +242,7 @@ def _place(row: AnyResource, seen: WorkingSet) -> Outcome:
         return Done(status=VolumeStatus(state="detached", message=message))
     there = seen.placement(vm.id)
     if there is None:
-        return _without_host(vm)
+        return _without_host(row, vm)
     wanted = room_for(row, there.host)
     if short := short_of(row, seen, wanted):
         return Blocked(status=VolumeStatus(state="blocked", vm=vm.name), why=short)
@@ -274,13 +274,18 @@ def _place_clone(row: AnyResource, seen: WorkingSet, source: Id, vm: AnyResource
     return Do(writes=(TakePlacement(placement=wanted), *pokes), say=say)
 
 
-def _without_host(vm: AnyResource) -> Outcome:
+def _without_host(row: AnyResource, vm: AnyResource) -> Outcome:
     """Wait for its machine to be placed; where that can't be, say so in its words."""
     message = f"vm {vm.name} has no host yet"
-    if vm.status.why is None:
-        status = VolumeStatus(state="waiting", vm=vm.name, message=message)
-        return Wait(status=status, message=message, seconds=LOOK_AGAIN_S)
-    return Blocked(status=VolumeStatus(state="blocked", vm=vm.name), why=vm.status.why.behind(message))
+    blocked = VolumeStatus(state="blocked", vm=vm.name)
+    if vm.status.why is not None:
+        return Blocked(status=blocked, why=vm.status.why.behind(message))
+    if kept_until(vm):
+        kept = f"vm {vm.name} never had a host, and is only kept to be restored"
+        way_out = f"skerry vm restore {vm.name}, or skerry volume detach {row.name}"
+        return Blocked(status=blocked, why=Refusal(summary=kept, smallest_change=way_out))
+    status = VolumeStatus(state="waiting", vm=vm.name, message=message)
+    return Wait(status=status, message=message, seconds=LOOK_AGAIN_S)
 
 
 def _on_host(row: AnyResource, seen: WorkingSet, host: HostId, size_gib: int) -> Outcome:

@@ -77,8 +77,8 @@ def choose(
     """
     if not columns.hosts:
         return Refusal(
-            summary="no host fits: there are no hosts yet",
-            smallest_change="let a host join: skerry host create NAME",
+            summary="no host fits: none has said yet what it has",
+            smallest_change="let a host join (skerry host create NAME), or wait for one that does (skerry host list)",
         )
     barred = _bars(columns, demand, crowds)
     scores = columns.scores(demand.room)

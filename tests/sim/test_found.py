@@ -53,6 +53,27 @@ FOUND: dict[str, tuple[int, tuple[Act, ...]]] = {
             Act("use_volume", {"number": 0, "what": "stop and revert"}),
         ),
     ),
+    "a volume of a machine that is deleted, and kept, before it had a host": (
+        804551,
+        (
+            Act("delete_vm", {"number": 1, "keep": False}),
+            Act("a_moment_passes", {"seconds": 0.03}),
+            Act(
+                "make_vm",
+                {
+                    "vm": "web",
+                    "size": "small",
+                    "number": 2,
+                    "pinned": False,
+                    "restart": "on-crash",
+                    "grace": 0,
+                    "group": "apart",
+                },
+            ),
+            Act("use_volume", {"number": 5, "what": "make"}),
+            Act("delete_vm", {"number": 7, "keep": True}),
+        ),
+    ),
 }
 
 

@@ -151,8 +151,8 @@ def test_a_pin_counts_the_hosts_it_leaves_out() -> None:
 
 def test_without_any_host_the_way_out_is_to_let_one_join() -> None:
     refusal = refused(hosts())
-    assert refusal.summary == "no host fits: there are no hosts yet"
-    assert refusal.smallest_change == "let a host join: skerry host create NAME"
+    assert refusal.summary == "no host fits: none has said yet what it has"
+    assert "let a host join (skerry host create NAME)" in refusal.smallest_change
 
 
 def test_one_host_is_told_in_the_singular() -> None:
