@@ -347,6 +347,8 @@ def _standing(row: AnyResource, seen: WorkingSet, host: HostId, vm: AnyResource 
     if vm is not None and vm.id in has:
         return _Standing("attached")
     quiet = silence(seen, host)
+    if vm is not None and kept_until(vm):
+        return _Standing("waiting", f"vm {vm.name} is only kept to be restored, and has it from its next start on")
     if vm is not None:
         document = next((one for one in seen.owned_documents(vm.id) if one.key == f"domain/{vm.id}"), None)
         last_said = seen.report(host, document.key) if document else None

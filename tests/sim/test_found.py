@@ -74,6 +74,13 @@ FOUND: dict[str, tuple[int, tuple[Act, ...]]] = {
             Act("delete_vm", {"number": 7, "keep": True}),
         ),
     ),
+    "a volume of a machine that is deleted, and kept, before its host made it": (
+        908335,
+        (
+            Act("use_volume", {"number": 1, "what": "make"}),
+            Act("delete_vm", {"number": 7, "keep": True}),
+        ),
+    ),
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 from lab.manual import blocks
 from tests.realkernel.newer import SCHEMA, released, that_never_gets_ready, with_another_schema
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
 STORY = """
 set -eu
