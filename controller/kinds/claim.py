@@ -87,7 +87,7 @@ def _pool_closed(host: HostId, seen: WorkingSet) -> str:
     return str(row.status.pool_closed) if row else ""
 
 
-def room_for(disk: AnyResource, host: HostId) -> Placement:
+def disk_claim(disk: AnyResource, host: HostId) -> Placement:
     """Return the claim of a volume or a snapshot: as much as it may come to take."""
     return Placement(owner=disk.id, host=host, vcpus=0, memory_mib=0, disk_gib=disk.spec.size_gib)
 

@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 
+import msgspec
+
 from common.clock import iso
 from common.ids import HostId
 from common.kinds.kind import AnyResource, Status
-from controller.kinds.outcome import Do, Done, Outcome, Wait
+from controller.kinds.outcome import Blocked, Do, Done, Outcome, Wait
 from controller.store.working import WorkingSet
 from controller.store.writes import Forget
+
+LOOK_AGAIN_S = 5.0
+"""While it waits for another thing: not all that happens to one pokes those that wait for it."""
 
 
 def plan_plain(row: AnyResource, seen: WorkingSet) -> Outcome:
@@ -23,7 +28,18 @@ def wait_for_users(row: AnyResource, seen: WorkingSet) -> Wait | None:
     if not users:
         return None
     message = f"used until {going(row, users)} is gone"
-    return Wait(status=Status(state="deleting", message=message), message=message, seconds=5)
+    return Wait(status=Status(state="deleting", message=message), message=message, seconds=LOOK_AGAIN_S)
+
+
+def wait_behind(other: AnyResource, message: str, status: Status) -> Wait | Blocked:
+    """Wait for what another thing has not got yet; where it can't get it, say so in its words.
+
+    `status`: the waiting thing's, but for its state and message.
+    """
+    if why := other.status.why:
+        return Blocked(status=msgspec.structs.replace(status, state="blocked"), why=why.behind(message))
+    waiting = msgspec.structs.replace(status, state="waiting", message=message)
+    return Wait(status=waiting, message=message, seconds=LOOK_AGAIN_S)
 
 
 def going(row: AnyResource, users: Sequence[AnyResource]) -> str:

@@ -10,14 +10,11 @@ from common.kinds.kind import AnyResource, Spec
 from common.kinds.snapshot import SnapshotSpec, SnapshotStatus
 from common.refusal import Refusal
 from controller.auth.caller import Caller
-from controller.kinds.claim import room_for, short_of
+from controller.kinds.claim import disk_claim, short_of
 from controller.kinds.outcome import Blocked, Do, Done, Outcome, Wait
-from controller.kinds.plain import silence
+from controller.kinds.plain import LOOK_AGAIN_S, silence, wait_behind
 from controller.store.working import WorkingSet
 from controller.store.writes import Forget, PutDocument, ReleasePlacement, TakePlacement, Tombstone
-
-LOOK_AGAIN_S = 5.0
-"""While its volume is on no host: nothing pokes it when that is placed."""
 
 
 def admit(row: AnyResource, was: AnyResource | None, seen: WorkingSet, _caller: Caller) -> Spec:
@@ -54,9 +51,9 @@ def plan(row: AnyResource, seen: WorkingSet, _now: float) -> Outcome:
     if placement is None:
         if volume is None:
             return _without_host(row, seen)
-        wanted = room_for(row, volume.host)
+        wanted = disk_claim(row, volume.host)
         if short := short_of(row, seen, wanted):
-            return _blocked(row, seen, short)
+            return Blocked(status=_status(row, seen, "blocked", ""), why=short)
         return Do(writes=(TakePlacement(placement=wanted),), say="reserving its room")
     host, doc = placement.host, SnapshotDoc(id=row.id, volume=Id(row.spec.volume))
     document = seen.document(host, key_of(doc))
@@ -90,29 +87,23 @@ def is_being_cloned(row: AnyResource, clone: AnyResource, seen: WorkingSet) -> b
     for document in seen.owned_documents(clone.id):
         report = seen.report(document.host, document.key)
         return not (report and report.done)
-    return seen.placement(clone.id) is not None or short_of(clone, seen, room_for(clone, there.host)) is None
+    return seen.placement(clone.id) is not None or short_of(clone, seen, disk_claim(clone, there.host)) is None
 
 
 def _without_host(row: AnyResource, seen: WorkingSet) -> Outcome:
     """Wait for its volume to be placed; where that does not come, say why."""
     volume, name = seen.get(Id(row.spec.volume)), seen.name_of(row.spec.volume)
     message = f"volume {name} lies on no host yet"
-    why = volume.status.why if volume else None
-    if why is None and volume and _gets_host(volume):
-        return Wait(status=_status(row, seen, "waiting", message), message=message, seconds=LOOK_AGAIN_S)
-    if why is None:
-        way_out = f"attach it (skerry volume attach {name} --vm VM), or delete snapshot {row.name}"
-        return _blocked(row, seen, Refusal(summary=message, smallest_change=way_out))
-    return _blocked(row, seen, why.behind(message))
+    status = _status(row, seen, "blocked", "")
+    if volume and (volume.status.why or _gets_host(volume)):
+        return wait_behind(volume, message, status)
+    way_out = f"attach it (skerry volume attach {name} --vm VM), or delete snapshot {row.name}"
+    return Blocked(status=status, why=Refusal(summary=message, smallest_change=way_out))
 
 
 def _gets_host(volume: AnyResource) -> bool:
     """Say whether a volume that lies nowhere will lie somewhere: with its machine, or with what it is cloned from."""
     return bool(volume.spec.vm or volume.spec.snapshot)
-
-
-def _blocked(row: AnyResource, seen: WorkingSet, why: Refusal) -> Blocked:
-    return Blocked(status=_status(row, seen, "blocked", ""), why=why)
 
 
 def _plan_delete(row: AnyResource, seen: WorkingSet) -> Outcome:

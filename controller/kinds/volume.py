@@ -5,7 +5,7 @@ machine that it is attached to: local disks do not move, so there is no sense in
 a snapshot gets that of the snapshot. From then on it has a claim of its own there, attached or not.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import msgspec
 
@@ -17,10 +17,10 @@ from common.kinds.kind import AnyResource, Spec, kept_until
 from common.kinds.volume import MOST_ATTACHED, VolumeSpec, VolumeStatus
 from common.refusal import Refusal
 from controller.auth.caller import Caller
-from controller.kinds.claim import room_for, short_of
+from controller.kinds.claim import disk_claim, short_of
 from controller.kinds.disks import bound_to, data_volumes, lies_on
 from controller.kinds.outcome import Blocked, Do, Done, Outcome, Wait
-from controller.kinds.plain import silence, wait_for_users
+from controller.kinds.plain import LOOK_AGAIN_S, silence, wait_behind, wait_for_users
 from controller.store.rows import Placement
 from controller.store.working import WorkingSet
 from controller.store.writes import (
@@ -34,10 +34,6 @@ from controller.store.writes import (
     TakePlacement,
     Tombstone,
 )
-
-LOOK_AGAIN_S = 5.0
-"""While it waits for a machine: not all that happens to one pokes its volumes."""
-
 
 # --- wishes -------------------------------------------------------------------------------------------------------
 
@@ -172,7 +168,7 @@ def _is_off(vm: AnyResource, seen: WorkingSet) -> bool:
     return True
 
 
-def _is_wanted(row: AnyResource | None) -> bool:
+def _is_wanted(row: AnyResource | None) -> TypeGuard[AnyResource]:
     return row is not None and row.deleted_at is None
 
 
@@ -243,7 +239,7 @@ def _place(row: AnyResource, seen: WorkingSet) -> Outcome:
     there = seen.placement(vm.id)
     if there is None:
         return _without_host(row, vm)
-    wanted = room_for(row, there.host)
+    wanted = disk_claim(row, there.host)
     if short := short_of(row, seen, wanted):
         return Blocked(status=VolumeStatus(state="blocked", vm=vm.name), why=short)
     writes = (TakePlacement(placement=wanted), Poke(resource=vm.id))
@@ -252,23 +248,18 @@ def _place(row: AnyResource, seen: WorkingSet) -> Outcome:
 
 def _place_clone(row: AnyResource, seen: WorkingSet, source: Id, vm: AnyResource | None) -> Outcome:
     """Reserve its room where its snapshot is, and so its machine is to be."""
-    there, name = seen.placement(source), seen.name_of(source)
-    status = VolumeStatus(state="waiting", vm=vm.name if vm else "")
+    there, snapshot, name = seen.placement(source), seen.get(source), seen.name_of(source)
+    blocked = VolumeStatus(state="blocked", vm=vm.name if vm else "")
+    if there is None and _is_wanted(snapshot):
+        return wait_behind(snapshot, f"snapshot {name} has no host yet", blocked)
     if there is None:
-        snapshot, message = seen.get(source), f"snapshot {name} has no host yet"
-        if snapshot is None or snapshot.deleted_at is not None:
-            gone = f"the snapshot that volume {row.name} was to be made from is deleted"
-            why = Refusal(summary=gone, smallest_change=f"skerry volume delete {row.name}, and make it of another")
-            return Blocked(status=msgspec.structs.replace(status, state="blocked"), why=why)
-        if snapshot.status.why is None:
-            status = msgspec.structs.replace(status, message=message)
-            return Wait(status=status, message=message, seconds=LOOK_AGAIN_S)
-        blocked = msgspec.structs.replace(status, state="blocked")
-        return Blocked(status=blocked, why=snapshot.status.why.behind(message))
-    wanted = room_for(row, there.host)
+        gone = f"the snapshot that volume {row.name} was to be made from is deleted"
+        why = Refusal(summary=gone, smallest_change=f"skerry volume delete {row.name}, and make it of another")
+        return Blocked(status=blocked, why=why)
+    wanted = disk_claim(row, there.host)
     if short := short_of(row, seen, wanted):
         why = msgspec.structs.replace(short, summary=f"{short.summary}, where snapshot {name} lies")
-        return Blocked(status=msgspec.structs.replace(status, state="blocked"), why=why)
+        return Blocked(status=blocked, why=why)
     pokes = (Poke(resource=vm.id),) if vm else ()
     say = f"reserving its room on host {seen.name_of(there.host)}, where snapshot {name} lies"
     return Do(writes=(TakePlacement(placement=wanted), *pokes), say=say)
@@ -276,16 +267,12 @@ def _place_clone(row: AnyResource, seen: WorkingSet, source: Id, vm: AnyResource
 
 def _without_host(row: AnyResource, vm: AnyResource) -> Outcome:
     """Wait for its machine to be placed; where that can't be, say so in its words."""
-    message = f"vm {vm.name} has no host yet"
     blocked = VolumeStatus(state="blocked", vm=vm.name)
-    if vm.status.why is not None:
-        return Blocked(status=blocked, why=vm.status.why.behind(message))
-    if kept_until(vm):
+    if vm.status.why is None and kept_until(vm):
         kept = f"vm {vm.name} never had a host, and is only kept to be restored"
         way_out = f"skerry vm restore {vm.name}, or skerry volume detach {row.name}"
         return Blocked(status=blocked, why=Refusal(summary=kept, smallest_change=way_out))
-    status = VolumeStatus(state="waiting", vm=vm.name, message=message)
-    return Wait(status=status, message=message, seconds=LOOK_AGAIN_S)
+    return wait_behind(vm, f"vm {vm.name} has no host yet", blocked)
 
 
 def _on_host(row: AnyResource, seen: WorkingSet, host: HostId, size_gib: int) -> Outcome:

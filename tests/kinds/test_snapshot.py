@@ -5,9 +5,10 @@ import pytest
 from common.documents import DocKey, SnapshotDoc
 from common.errors import Conflict, SkerryError
 from common.ids import Id
+from common.kinds.kind import AnyResource
 from controller.kinds.outcome import Blocked, Done, Wait
 from tests.kinds.bench import Bench
-from tests.kinds.test_volume import attached, machine, say
+from tests.kinds.test_volume import Stage, attached, machine, say
 
 
 async def test_a_snapshot_is_taken_beside_its_volume_and_dropped_there(bench: Bench) -> None:
@@ -64,7 +65,8 @@ async def test_what_can_not_be_kept_is_refused_with_the_way_out(bench: Bench) ->
         await bench.create("snapshot", "shop", "no", volume="blank")
 
 
-async def test_a_snapshot_stays_while_its_volume_is_on_the_way_back_to_it(bench: Bench) -> None:
+async def reverting(bench: Bench) -> tuple[Stage, AnyResource]:
+    """Have a volume on the way back to a snapshot."""
     stage = await attached(bench)
     snapshot = await bench.create("snapshot", "shop", "before", volume="data")
     await bench.rest(snapshot)
@@ -72,6 +74,11 @@ async def test_a_snapshot_stays_while_its_volume_is_on_the_way_back_to_it(bench:
     await bench.seen_through(snapshot)
     await bench.change(stage.volume, vm=None)
     await say(bench, "volume", stage.volume, "revert", snapshot="before")
+    return stage, snapshot
+
+
+async def test_a_snapshot_stays_while_its_volume_is_on_the_way_back_to_it(bench: Bench) -> None:
+    stage, snapshot = await reverting(bench)
     with pytest.raises(SkerryError, match="is being changed"):
         await bench.create("snapshot", "shop", "meanwhile", volume="data")
     assert bench.now(stage.volume).spec.revert_to == Id(snapshot.id)
@@ -88,13 +95,7 @@ async def test_a_snapshot_stays_while_its_volume_is_on_the_way_back_to_it(bench:
 
 
 async def test_a_snapshot_goes_with_a_volume_that_never_came_back_to_it(bench: Bench) -> None:
-    stage = await attached(bench)
-    snapshot = await bench.create("snapshot", "shop", "before", volume="data")
-    await bench.rest(snapshot)
-    bench.report(stage.host, f"snapshot/{snapshot.id}")
-    await bench.seen_through(snapshot)
-    await bench.change(stage.volume, vm=None)
-    await say(bench, "volume", stage.volume, "revert", snapshot="before")
+    stage, snapshot = await reverting(bench)
     await bench.delete(snapshot)
     assert isinstance(await bench.rest(snapshot), Wait)
     await bench.delete(stage.volume)
