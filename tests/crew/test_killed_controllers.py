@@ -121,7 +121,9 @@ async def test_hosts_go_to_another_controller_by_themselves(postgres_url: str, t
         cloud.kill("one")
         await cloud.create("vm", "shop", "web", image="tiny", size="small")
         await cloud.until(lambda one: _running(one) == 1, limit_s=60, what="it runs")
-        assert {host.at for host in cloud.hosts} == {"two"}
+        await cloud.until(
+            lambda _: {host.at for host in cloud.hosts} == {"two"}, limit_s=20, what="every host is at the other"
+        )
 
 
 async def test_hosts_spread_over_a_controller_that_comes_later(
