@@ -6,6 +6,7 @@ from collections.abc import Callable
 import msgspec
 
 from common.checkup import Finding, Room, check_clock, check_files, check_room, fail, ok, warn
+from common.firmware import ABILITIES
 from common.protocol import Capability
 
 PROGRAMS = {
@@ -211,6 +212,23 @@ def shares(sight: Sight) -> Finding:
         "cpu shares",
         f"weights and caps do not work: {found.detail}",
         "boot with cgroup v2 (systemd's default: no systemd.unified_cgroup_hierarchy=0 on the kernel's command line)",
+    )
+
+
+def firmware(sight: Sight) -> Finding | None:
+    """What only some machines ask for."""
+    told = [one for one in sight.capabilities if one.name in ABILITIES]
+    missing = [one for one in told if not one.works]
+    if not told:
+        return None
+    if not missing:
+        return ok("firmware", "guests can have UEFI, Secure Boot and TPMs")
+    says = "; ".join(f"{ABILITIES[one.name].gives}: {one.detail}" for one in missing)
+    packages = " ".join(sorted({ABILITIES[one.name].package for one in missing}))
+    return warn(
+        "firmware",
+        f"machines that ask for it are placed on other hosts: {says}",
+        f"apt-get install {packages}; systemctl restart {UNIT}",
     )
 
 
@@ -450,6 +468,7 @@ CHECKS: tuple[Callable[[Sight], Finding | None], ...] = (
     shares,
     versions,
     libvirt,
+    firmware,
     address,
     spoofing,
     tunnel_port,

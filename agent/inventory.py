@@ -67,6 +67,7 @@ def find_place(state_dir: Path, pool: Path, volume_group: str = "") -> Place:
         images=state_dir / "images",
         logs=state_dir / "consoles",
         seeds=state_dir / "seeds",
+        variables=state_dir / "variables",
         vouchers=state_dir / "vouchers",
         virtualisation=virtualisation(machine.cpu().flags),
         direct_io=bool(volume_group) or files.takes_direct_io(pool),
@@ -92,9 +93,10 @@ async def take_inventory(place: Place, pool: Pool, vtep: str, hypervisor: Hyperv
     unshared = machine.cpu_sharing()
     sharing = Capability(name="cpu-sharing", works=not unshared, detail=unshared or "CPU weights and caps")
     model, guest_cpu = await _guest_cpu(hypervisor, place.virtualisation)
+    given = await _guest_firmware(hypervisor, place.virtualisation)
     use = await pool.use()
     plugs = Capability(name=HOT_PLUG, works=True, detail="vCPUs and memory for guests that run")
-    own = (kvm, direct_io, driver, clones, sharing, model, plugs)
+    own = (kvm, direct_io, driver, clones, sharing, model, plugs, *given)
     return Inventory(
         cpu_model=cpu.model,
         cpu_flags=cpu.flags,
@@ -119,6 +121,15 @@ async def _guest_cpu(hypervisor: Hypervisor, virtualisation: Virtualisation) -> 
     except SkerryError as err:
         return Capability(name=CPU_MODEL, works=False, detail=err.detail[:200]), None
     return Capability(name=CPU_MODEL, works=True, detail=f"{len(found.flags)} flags, {found.vendor}"), found
+
+
+async def _guest_firmware(hypervisor: Hypervisor, virtualisation: Virtualisation) -> tuple[Capability, ...]:
+    """Ask what firmware and TPMs guests can have; nothing is said of them while libvirt does not answer."""
+    try:
+        found = await hypervisor.guest_firmware(virtualisation)
+    except SkerryError:
+        return ()
+    return tuple(Capability(name=name, works=not why, detail=why[:200]) for name, why in found.items())
 
 
 async def try_all() -> tuple[Capability, ...]:

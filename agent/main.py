@@ -32,6 +32,7 @@ from agent.drivers.libvirt import Libvirt
 from agent.drivers.lvm import LvmPool
 from agent.drivers.place import Place
 from agent.drivers.pool import Pool
+from agent.drivers.tpms import Tpms
 from agent.host import CachedInventory, Documents, HostOrders
 from agent.inventory import find_place
 from agent.kinds.boot_watch import BootWatch
@@ -155,7 +156,7 @@ async def _without_link(
     volumes = Volumes(place, pool, images, hypervisor, report=lambda _report: None, clock=system_clock, faults=faults)
     watch = BootWatch(networks, documents.address_of, place, system_clock)
     domains = Domains(
-        place, pool, images, hypervisor, announce=Outbox().event, clock=system_clock, faults=faults, watch=watch
+        place, pool, images, hypervisor, Tpms(), announce=Outbox().event, clock=system_clock, faults=faults, watch=watch
     )
     return networks, volumes, domains
 
@@ -247,7 +248,7 @@ async def _start(config: Config, stack: AsyncExitStack) -> None:
     )
     watch = BootWatch(networks, documents.address_of, place, system_clock)
     domains = Domains(
-        place, pool, images, hypervisor, announce=outbox.event, clock=system_clock, faults=faults, watch=watch
+        place, pool, images, hypervisor, Tpms(), announce=outbox.event, clock=system_clock, faults=faults, watch=watch
     )
     stack.push_async_callback(networks.close)
     kinds = (networks, volumes, domains)

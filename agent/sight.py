@@ -14,13 +14,14 @@ from urllib.parse import urlsplit
 from agent import join
 from agent.config import Config
 from agent.doctor import UNIT, Controller, Devices, Identity, Pool, Service, Sight, Underlay, numbers
-from agent.drivers import machine
+from agent.drivers import cpu_models, firmware, machine
 from agent.drivers.lvm import volumes
-from agent.inventory import mtu_of, try_all
+from agent.inventory import mtu_of, try_all, virtualisation
 from common import tls
 from common.checkup import booted_by_systemd, is_held, rooms, synchronised
 from common.codec import from_json
 from common.errors import Problem, SkerryError
+from common.firmware import ABILITIES, TPM
 from common.protocol import Capability
 from common.run import CommandFailed, run
 
@@ -43,12 +44,13 @@ async def look(config: Config, url: str | None) -> Sight:
     capabilities = await try_all()
     libvirt, libvirt_problem = await _virsh(config.libvirt.uri)
     unshared = machine.cpu_sharing()
+    sharing = Capability(name="cpu-sharing", works=not unshared, detail=unshared)
     return Sight(
         now=time.time(),
         root=os.geteuid() == 0,
         flags=cpu.flags,
         devices=_devices(),
-        capabilities=(*capabilities, Capability(name="cpu-sharing", works=not unshared, detail=unshared)),
+        capabilities=(*capabilities, sharing, *await guest_firmware(config.libvirt.uri)),
         versions=await _versions(capabilities, libvirt),
         libvirt_problem=libvirt_problem,
         underlay=await _underlay(config, asked),
@@ -112,6 +114,24 @@ async def _virsh(uri: str) -> tuple[str, str]:
         return await run(["virsh", "-q", "-c", uri, "version", "--daemon"], timeout_s=_LIBVIRT_STARTS_S), ""
     except CommandFailed as err:
         return "", _last_line(err).removeprefix("error: ")
+
+
+async def guest_firmware(uri: str) -> tuple[Capability, ...]:
+    """Return what guests can be started with here, by what libvirt says; nothing where it does not answer."""
+    domain_type = cpu_models.TYPES[virtualisation(machine.cpu().flags)]
+    virsh, where = ("virsh", "-q", "-c", uri), ("--machine", cpu_models.MACHINE, "--virttype", domain_type)
+    try:
+        emulated = firmware.emulates_tpm(await run([*virsh, "domcapabilities", *where], timeout_s=_ANSWERS_S))
+    except CommandFailed:
+        return ()
+    found = {TPM: "" if emulated else "libvirt finds no swtpm"}
+    for ability, probe in firmware.probes(domain_type).items():
+        line = [*virsh, "domxml-to-native", "qemu-argv", "--xml", "/dev/stdin"]
+        try:
+            await run(line, stdin=probe.encode(), timeout_s=_ANSWERS_S)
+        except CommandFailed as err:
+            found[ability] = _last_line(err).removeprefix("error: ")
+    return tuple(Capability(name=name, works=not found.get(name), detail=found.get(name, "")) for name in ABILITIES)
 
 
 def _last_line(err: CommandFailed) -> str:

@@ -11,6 +11,7 @@ import msgspec
 
 from common.boots import FirstBoot
 from common.cpus import CpuWish
+from common.firmware import Firmware
 from common.ids import HostId, Id, RequestId, Revision, is_id
 from common.kinds.image import ImageFormat
 
@@ -143,6 +144,10 @@ class DomainDoc(Document, frozen=True, tag="domain", tag_field="type"):
     """The vCPUs that it is started with room for; 0: for no more than it has."""
     memory_max_mib: int = 0
     """Likewise the memory."""
+    firmware: Firmware = "bios"
+    """UEFI's variables go with the disk that it boots from, the first one."""
+    tpm: bool = False
+    """Whether it has a TPM. What that holds goes with its own disk, the last one of `volumes`."""
 
 
 class NetworkDoc(Document, frozen=True, tag="network", tag_field="type"):
@@ -234,6 +239,10 @@ class DomainSeen(msgspec.Struct, frozen=True, kw_only=True, tag="domain", tag_fi
     """Likewise."""
     memory_slots: Counted = 0
     """In which memory can still be put."""
+    firmware: Firmware | Literal[""] = ""
+    """What the present run was started with; empty: it is off, or its agent does not tell."""
+    tpm: bool = False
+    """Likewise."""
 
 
 class VolumeSeen(msgspec.Struct, frozen=True, kw_only=True, tag="volume", tag_field="type"):

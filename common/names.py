@@ -81,6 +81,11 @@ def revert_note(volume: Id) -> str:
     return f"{volume}.reverts"
 
 
+def variables_file(disk: Id, firmware: str) -> str:
+    """Return the name of the file that keeps UEFI's variables for a machine that boots from a disk."""
+    return f"{disk}.{firmware}"
+
+
 def part(name: str) -> str:
     """Return the name under which something is built before it is renamed: existing means finished."""
     return f"{name}-part"
@@ -89,7 +94,7 @@ def part(name: str) -> str:
 def owner_of(name: str) -> Id | None:
     """Return the id of the owner of an outside name (device, namespace, domain or file), None for a stranger's."""
     stem = name.removesuffix("-part").removesuffix(".qcow2").removesuffix(".iso").removesuffix(".log")
-    stem = stem.removesuffix(".reverts")
+    stem = stem.removesuffix(".reverts").removesuffix(".uefi").removesuffix(".uefi-secure")
     if found := _DEVICE.match(stem):
         prefix = "vm" if _VM_DEVICE.match(stem) else "net"
         return Id(f"{prefix}-{found['body']}")

@@ -23,6 +23,8 @@ SOURCES = Path(__file__).parent / "tiny"
 BUSYBOX = Path("/bin/busybox")
 CMDLINE = "console=ttyS0 quiet random.trust_cpu=on panic=5"
 MODULES = ("virtio_pci", "virtio_net", "virtio_blk", "virtio-rng", "virtio_balloon", "evdev", "button", "isofs")
+FOUND_LATER = ("efivarfs",)
+"""Loaded only where there is something for them."""
 _PLACES = {
     "init": ("init", 0o755),
     "say": ("lib/tiny/say", 0o644),
@@ -32,6 +34,7 @@ _PLACES = {
     "inittab": ("etc/inittab", 0o644),
     "issue": ("etc/issue", 0o644),
     "plugged": ("lib/tiny/plugged", 0o755),
+    "firmware": ("lib/tiny/firmware", 0o755),
     "power": ("etc/acpi/PWRF/00000080", 0o755),
 }
 _FOLDERS = ("dev", "proc", "sys", "run", "tmp", "root", "www", "mnt", "bin", "sbin", "usr/bin", "usr/sbin", "var/log")
@@ -77,13 +80,20 @@ def tiny(build: Path) -> Path:
 def kernel_package(build: Path) -> Path:
     """Return Debian's newest cloud kernel as a .deb: the one kept in `build`, else downloaded by apt."""
     kept = sorted(build.glob("linux-image-*.deb"))
-    if kept:
-        return kept[-1]
-    name = _kernel_name()
+    return kept[-1] if kept else _downloaded(build, _kernel_name())
+
+
+def package_folder(build: Path, name: str) -> Path:
+    """Return the folder in `build` into which a Debian package is unpacked, downloaded where there is none."""
+    kept = sorted(build.glob(f"{name}_*.deb"))
+    return _unpacked(kept[-1] if kept else _downloaded(build, name))
+
+
+def _downloaded(build: Path, name: str) -> Path:
     folder = build / "part"
     folder.mkdir(exist_ok=True)
     run(["apt-get", "-o", "APT::Sandbox::User=root", "download", name], timeout_s=300, folder=folder)
-    (package,) = folder.glob("linux-image-*.deb")
+    (package,) = folder.glob(f"{name}_*.deb")
     return package.rename(build / package.name)
 
 
@@ -105,15 +115,20 @@ def _kernel_name() -> str:
 
 def unpacked(package: Path) -> Kernel:
     """Unpack a kernel's package beside itself, once, and return where its parts are."""
+    folder = _unpacked(package)
+    (vmlinuz,) = folder.glob("boot/vmlinuz-*")
+    (modules,) = folder.glob("lib/modules/*")
+    return Kernel(vmlinuz, modules)
+
+
+def _unpacked(package: Path) -> Path:
     folder = package.with_suffix("")
     if not folder.exists():
         part = package.with_suffix(".part")
         run(["rm", "-rf", str(part)])
         run(["dpkg-deb", "-x", str(package), str(part)], timeout_s=120)
         part.rename(folder)
-    (vmlinuz,) = folder.glob("boot/vmlinuz-*")
-    (modules,) = folder.glob("lib/modules/*")
-    return Kernel(vmlinuz, modules)
+    return folder
 
 
 def pack(kernel: Kernel) -> bytes:
@@ -138,10 +153,12 @@ def entries(modules: Path) -> Iterator[Entry]:
         for name, (path, mode) in _PLACES.items()
     }
     order: list[str] = []
-    for module in load_order(modules, MODULES):
+    at_boot = load_order(modules, MODULES)
+    for module in (*at_boot, *load_order(modules, FOUND_LATER)):
         place = f"lib/modules/{module.name}"
         files[place] = Entry(path=place, mode=stat.S_IFREG | 0o644, content=module.read_bytes())
-        order.append(f"/{place}\n")
+        if module in at_boot:
+            order.append(f"/{place}\n")
     texts = {
         "lib/tiny/modules": "".join(order),
         "etc/passwd": "root::0:0:root:/root:/bin/sh\n",

@@ -15,7 +15,16 @@ own() {
 own "$DISK/var-lib-libvirt" /var/lib/libvirt
 own "$DISK/etc-libvirt" /etc/libvirt
 own "$DISK/var-cache-libvirt" /var/cache/libvirt
+own "$DISK/var-log" /var/log
+mkdir -p /var/log/libvirt
 own "$LIBVIRT_LOG" /var/log/libvirt
+# The authority that signs TPMs, which swtpm's user keeps.
+authority=/var/lib/swtpm-localca
+if [ -d $authority ]; then
+    mkdir -p "$DISK/swtpm-localca"
+    chown --reference=$authority "$DISK/swtpm-localca"
+    own "$DISK/swtpm-localca" $authority
+fi
 
 # A /dev of its own: no disks of the machine, and /dev/kvm only where the CPU has the flags. Where they are missing
 # the device may exist and still run no guest.

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from agent.drivers import live_room
+from agent.drivers.firmware import Started
 from agent.drivers.hypervisor import NAMESPACE, Activity, Cause, ListedDomain, LiveDisk, LiveDomain, Sharing
 from agent.drivers.live_room import Most
 from common import names
 from common.clock import Clock
 from common.errors import NotFound, Temporary
+from common.firmware import abilities, named
 from common.ids import Id
 from sim.kernel import Kernel
 
@@ -43,6 +45,10 @@ class Definition(msgspec.Struct, kw_only=True):
     """What a run is started with room for."""
     cpu: frozenset[str]
     """The flags that it requires; none: it has all that its machine has."""
+    starts: Started
+    """With what it is started."""
+    variables: str
+    """The file that keeps UEFI's; empty: it has none."""
 
 
 class Run(msgspec.Struct, kw_only=True):
@@ -57,6 +63,7 @@ class Run(msgspec.Struct, kw_only=True):
     disks: tuple[str, ...]
     """As its guest has them open."""
     targets: dict[str, str]
+    started: Started
     sharing: Sharing = Sharing(weight=100, cap_percent=None)
     off_at: float | None = None
     """When the guest will have powered itself off."""
@@ -70,11 +77,22 @@ class Guests:
     """The domains of one machine. `ended` is told of each that goes off by itself, as libvirt's events do."""
 
     def __init__(
-        self, kernel: Kernel, has_disk: Callable[[str], bool], clock: Clock, flags: frozenset[str] = frozenset()
+        self,
+        kernel: Kernel,
+        has_disk: Callable[[str], bool],
+        clock: Clock,
+        flags: frozenset[str] = frozenset(),
+        can: frozenset[str] = frozenset(),
     ) -> None:
-        self._flags = flags
+        self._flags, self._can = flags, can
         self.definitions: dict[Id, Definition] = {}
         self.logs: set[str] = set()
+        self.variables: set[str] = set()
+        """Files in which UEFI keeps something."""
+        self.tpms: dict[Id, Id] = {}
+        """Machine -> the disk that what its TPM holds goes with."""
+        self.forgotten: list[Id] = []
+        """The disks with which something went that a TPM held, and holds no more though its machine is there."""
         self.runs: dict[Id, Run] = {}
         self.ended: Callable[[Id], None] = lambda _vm: None
         self.deaf: set[Id] = set()
@@ -106,6 +124,7 @@ class Guests:
             sharing=run.sharing if run else None,
             most=run.most if run else Most(0, 0, 0),
             disks=_volumes(run.targets) if run else (),
+            started=run.started if run else Started("", tpm=False),
         )
 
     def define(self, vm: Id, xml: str) -> None:
@@ -126,6 +145,8 @@ class Guests:
             memory_mib=int(root.findtext("memory", "0")),
             most=live_room.most(xml),
             cpu=frozenset(one.get("name", "") for one in root.iterfind("cpu/feature[@policy='require']")),
+            starts=_starts(root),
+            variables=root.findtext("os/nvram", "").rpartition("/")[2],
             log=root.find("devices/serial/log").get("file").rpartition("/")[2],  # type: ignore[union-attr]
         )
 
@@ -144,8 +165,15 @@ class Guests:
                 raise Temporary(f"cannot get interface MTU on {bridge}: no such device")
         if lacks := definition.cpu - self._flags:
             raise Temporary(f"the guest's CPU needs what this machine's has not: {sorted(lacks)}")
+        starts = definition.starts
+        if starts.firmware and (lacks := abilities(starts.firmware, tpm=starts.tpm) - self._can):
+            raise Temporary(f"this machine is without {named(lacks)}")
+        if starts.tpm and vm not in self.tpms:
+            raise Temporary(f"nobody said whose TPM that of {vm} is")
         for tap, bridge in definition.taps.items():
             self._kernel.add_tap(tap, bridge)
+        if definition.variables:
+            self.variables.add(definition.variables)
         self.logs.add(definition.log)
         self.runs[vm] = Run(
             stamp=definition.stamp,
@@ -154,6 +182,7 @@ class Guests:
             memory_mib=definition.memory_mib,
             most=definition.most,
             cpu=definition.cpu,
+            started=starts,
             disks=definition.disks,
             targets=dict(definition.targets),
             deaf=vm in self.deaf,
@@ -174,8 +203,20 @@ class Guests:
         """Forget it."""
         if vm in self.runs:
             raise Temporary(f"domain {vm} is running")
-        self.definitions.pop(vm, None)
+        definition = self.definitions.pop(vm, None)
+        if definition and definition.starts.tpm:
+            self.tpms.pop(vm, None)
+        if definition:
+            self.variables.discard(definition.variables)
         self._ends.pop(vm, None)
+
+    def renew_tpm(self, vm: Id, disk: Id) -> None:
+        """Have its TPM hold nothing, and go with this disk."""
+        if vm in self.runs:
+            raise Temporary(f"domain {vm} is running")
+        if vm in self.tpms:
+            self.forgotten.append(self.tpms[vm])
+        self.tpms[vm] = disk
 
     def stamp(self, vm: Id, metadata: str) -> None:
         """Replace the metadata element, live and on the disk."""
@@ -278,6 +319,14 @@ def _disk(disk: ET.Element) -> tuple[str, str]:
 def _volumes(targets: Mapping[str, str]) -> tuple[LiveDisk, ...]:
     found = ((names.owner_of(disk), target) for disk, target in targets.items())
     return tuple(LiveDisk(volume=owner, target=target) for owner, target in found if owner)
+
+
+def _starts(root: ET.Element) -> Started:
+    features = {one.get("name") for one in root.iterfind("os/firmware/feature[@enabled='yes']")}
+    has_tpm = root.find("devices/tpm") is not None
+    if root.find("os[@firmware='efi']") is None:
+        return Started("bios", has_tpm)
+    return Started("uefi-secure" if "secure-boot" in features else "uefi", has_tpm)
 
 
 def _stamp(element: ET.Element) -> Stamp:

@@ -10,6 +10,7 @@ from common.clock import Clock
 from common.cpus import LEVELS
 from common.documents import ImageRef, SnapshotRef
 from common.errors import Temporary
+from common.firmware import SECURE_BOOT, TPM, UEFI
 from common.ids import Id
 from common.protocol import CPU_MODEL, HOT_PLUG, Capability, GuestCpus, Inventory
 from sim.hypervisor import Guests
@@ -17,6 +18,9 @@ from sim.kernel import Halfway, Kernel
 
 CPUS = (LEVELS["x86-64-v3"], LEVELS["x86-64-v2"] | {"aes"}, LEVELS["x86-64-v3"] | {"aes"})
 """Machines are of so many sorts; any two of them share less than one of them has."""
+
+CAN = (frozenset({UEFI, SECURE_BOOT, TPM}), frozenset({UEFI, TPM}), frozenset[str]())
+"""Likewise what they can give guests to start with."""
 
 LEASED_AFTER_S = 1.0
 """A guest has booted and asked for its address after so long."""
@@ -49,7 +53,8 @@ class Machine:
         self.boots = 1
         self.kernel = Kernel()
         self.flags = CPUS[number % len(CPUS)]
-        self.guests = Guests(self.kernel, self.has_disk, clock, self.flags)
+        self.can = CAN[number % len(CAN)]
+        self.guests = Guests(self.kernel, self.has_disk, clock, self.flags, self.can)
         self.disks: dict[str, Disk] = {}
         self.parts: set[str] = set()
         self.snapshots: dict[Id, Id] = {}
@@ -73,7 +78,7 @@ class Machine:
             memory_mib=self.hardware.memory_mib,
             disk_gib=self.hardware.disk_gib,
             nics=(),
-            capabilities=tuple(Capability(name=name, works=True) for name in (CPU_MODEL, HOT_PLUG)),
+            capabilities=tuple(Capability(name=name, works=True) for name in sorted({CPU_MODEL, HOT_PLUG} | self.can)),
             virtualisation="tcg",
             kernel="6.1",
             boot_id=f"{self.name}-{self.boots}",
@@ -130,10 +135,13 @@ class Machine:
         name = names.volume_file(volume)
         return Held(
             disk=self.disks.get(name),
-            anything=name in self.disks or names.part(name) in self.parts,
+            anything=name in self.disks or names.part(name) in self.parts or bool(self._variables(volume)),
             snapshots=frozenset(one for one, its in self.snapshots.items() if its == volume),
             reverts=self.reverts.get(volume, 0),
         )
+
+    def _variables(self, volume: Id) -> set[str]:
+        return {one for one in self.guests.variables if names.owner_of(one) == volume}
 
     def is_ready(self, volume: Id, reverts: int) -> bool:
         """Say whether a disk is there, and was reverted at least so often."""
@@ -143,6 +151,7 @@ class Machine:
         """Have neither the disk nor a part of it."""
         name = names.volume_file(volume)
         self.destroyed.append(volume)
+        self.guests.variables -= self._variables(volume)
         self.parts.discard(names.part(name))
         halfway("disk-part-removed")
         self.disks.pop(name, None)
@@ -199,6 +208,8 @@ class Machine:
             "snapshots": sorted(self.snapshots),
             "reverts": sorted(self.reverts),
             "seeds": sorted(self.seeds),
+            "variables": sorted(self.guests.variables),
+            "TPMs": sorted(self.guests.tpms),
             "networks": sorted(self.kernel.networks),
             "taps": sorted(self.kernel.taps),
         }

@@ -28,6 +28,7 @@ PLACE = DomainPlace(
     images=Path("/images"),
     logs=Path("/logs"),
     seeds=Path("/seeds"),
+    variables=Path("/variables"),
     vouchers=Path("/vouchers"),
     virtualisation="tcg",
     direct_io=False,
@@ -111,7 +112,8 @@ class SimVolumes:
             Found(what="snapshot", name=one, owner=one, detail=its)
             for one, its in sorted(self._machine.snapshots.items())
         ]
-        parts = [Found(what="file", name=name, owner=names.owner_of(name)) for name in sorted(self._machine.parts)]
+        left = sorted(self._machine.parts | self._machine.guests.variables)
+        parts = [Found(what="file", name=name, owner=names.owner_of(name)) for name in left]
         return (*disks, *parts)
 
 
@@ -148,11 +150,12 @@ class SimDomains:
             boot=BootFiles(kernel="/k", initrd="/i", cmdline="") if kernel else None,
             seed_wanted=nocloud.digest(doc.metadata) if doc.nocloud else "",
             seed_found=machine.seeds.get(doc.id, "") if doc.nocloud else "",
-            files=f"{doc.id}.log" in machine.guests.logs or doc.id in machine.seeds,
+            files=f"{doc.id}.log" in machine.guests.logs or doc.id in machine.seeds or doc.id in machine.guests.tpms,
             pool_free_bytes=1 << 40,
             pressed_at=self._pressed.get(doc.id),
             starts=self._starts.get(doc.id, ()),
             data=self._data(doc, domain),
+            tpm_disk=machine.guests.tpms.get(doc.id) if doc.tpm else None,
         )
 
     def _data(self, doc: DomainDoc, domain: LiveDomain | None) -> DataView:
@@ -208,6 +211,7 @@ class SimDomains:
             case domain_plan.RemoveFiles():
                 guests.logs.discard(f"{step.vm}.log")
                 self._machine.seeds.pop(step.vm, None)
+                guests.tpms.pop(step.vm, None)
                 self._starts.pop(step.vm, None)
             case domain_plan.Share():
                 guests.runs[step.vm].sharing = step.sharing
@@ -222,6 +226,8 @@ class SimDomains:
                 guests.add_cpus(step.vm, step.vcpus)
             case domain_growth.AddMemory():
                 guests.add_memory(step.vm, step.memory_mib)
+            case domain_plan.RenewTpm():
+                guests.renew_tpm(step.vm, step.disk)
             case domain_plan.Resume():
                 raise AssertionError("no guest is paused here")
 
@@ -230,7 +236,8 @@ class SimDomains:
         guests = self._machine.guests
         domains = [Found(what="domain", name=one.name, owner=Id(one.owner)) for one in guests.list_domains()]
         files = [*guests.logs, *(f"{vm}.iso" for vm in self._machine.seeds)]
-        return (*domains, *(Found(what="file", name=name, owner=names.owner_of(name)) for name in sorted(files)))
+        tpms = (Found(what="file", name=f"{vm} TPM", owner=vm) for vm in sorted(guests.tpms))
+        return (*domains, *(Found(what="file", name=name, owner=names.owner_of(name)) for name in sorted(files)), *tpms)
 
 
 class SimNetworks:

@@ -49,3 +49,9 @@ def usage(name: str, stats: dict[str, Any]) -> DomainUsage:
         net_rx_bytes=summed("net", "rx.bytes"),
         net_tx_bytes=summed("net", "tx.bytes"),
     )
+
+
+def number(attributes: dict[str, str], name: str) -> int | None:
+    """Read a number that we wrote into a domain's metadata; None: it is not there."""
+    text = attributes.get(name, "")
+    return int(text) if text.isdecimal() else None

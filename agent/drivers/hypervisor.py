@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from agent.drivers.firmware import Started
 from agent.drivers.live_room import Most
 from common.ids import Id
 from common.protocol import GuestCpus
@@ -69,6 +70,8 @@ class LiveDomain(msgspec.Struct, frozen=True, kw_only=True):
     """What the present run has room for."""
     disks: tuple[LiveDisk, ...] = ()
     """Those that are volumes; none where it is off."""
+    started: Started = Started("", tpm=False)
+    """With what the present run was started."""
 
 
 class ListedDomain(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,7 +127,7 @@ class Hypervisor(Protocol):
         ...
 
     async def undefine(self, vm: Id) -> None:
-        """Have libvirt forget an inactive domain, with its NVRAM, managed save and snapshots' metadata."""
+        """Have libvirt forget an inactive domain, with its NVRAM, TPM, managed save and snapshots' metadata."""
         ...
 
     async def stamp(self, vm: Id, metadata: str) -> None:
@@ -178,6 +181,10 @@ class Hypervisor(Protocol):
 
     async def guest_cpu(self, virtualisation: Virtualisation) -> GuestCpus:
         """Return what guests can be given of a CPU here, and take to other hosts of the same vendor."""
+        ...
+
+    async def guest_firmware(self, virtualisation: Virtualisation) -> dict[str, str]:
+        """Return of each of `common.firmware.ABILITIES` why guests can't be given it here; empty: they can."""
         ...
 
     async def list_domains(self) -> tuple[ListedDomain, ...]:

@@ -18,7 +18,7 @@ import libvirt
 import libvirt_qemu
 import structlog
 
-from agent.drivers import cpu_models, figures, live_disks, live_room, runs
+from agent.drivers import cpu_models, figures, firmware, live_disks, live_room, runs
 from agent.drivers.hypervisor import (
     NAMESPACE,
     Activity,
@@ -33,6 +33,7 @@ from agent.drivers.lanes import Connection, Lanes, Source
 from agent.drivers.live_room import Most
 from common import ids, names
 from common.errors import Invalid, NotFound, SkerryError, Temporary
+from common.firmware import TPM
 from common.ids import Id
 from common.protocol import GuestCpus
 
@@ -44,6 +45,12 @@ LOOK_TIMEOUT_S = 20.0
 ACT_TIMEOUT_S = 120.0
 
 _METADATA = libvirt.VIR_DOMAIN_METADATA_ELEMENT
+_LIVE, _CONFIG = libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG
+_UNDEFINE = (
+    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+)
 
 _OFF: dict[int, Cause] = {
     libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: "guest",
@@ -173,8 +180,8 @@ class Libvirt:
             vm=vm,
             activity=activity,
             cause=cause,
-            start_generation=_number(written, "start_generation"),
-            boot_generation=_number(written, "boot_generation"),
+            start_generation=figures.number(written, "start_generation"),
+            boot_generation=figures.number(written, "boot_generation"),
             shape=written.get("shape", ""),
             started_at=runs.started_at(self._run_dir, vm) if activity != "off" else 0,
             vcpus=vcpus,
@@ -184,6 +191,7 @@ class Libvirt:
             sharing_lacks=lacks,
             most=Most(0, 0, 0) if off else live_room.most(described),
             disks=() if off else live_disks.volumes(described),
+            started=firmware.Started("", tpm=False) if off else firmware.started(described),
         )
 
     async def guest_cpu(self, virtualisation: Virtualisation) -> GuestCpus:
@@ -196,6 +204,18 @@ class Libvirt:
             return cpu_models.guest_cpus(host, connection.baselineHypervisorCPU(*where, [host], flags))
 
         return await self._look.call(work, "asking what CPUs guests can have", LOOK_TIMEOUT_S)
+
+    async def guest_firmware(self, virtualisation: Virtualisation) -> dict[str, str]:
+        """Return of each of `common.firmware.ABILITIES` why guests can't be given it here; empty: they can."""
+        domain_type = cpu_models.TYPES[virtualisation]
+
+        def work(connection: Connection) -> dict[str, str]:
+            where = (None, cpu_models.ARCH, cpu_models.MACHINE, domain_type)
+            emulated = firmware.emulates_tpm(connection.getDomainCapabilities(*where))
+            found = {TPM: "" if emulated else "libvirt finds no swtpm"}
+            return found | {name: _refusal(connection, one) for name, one in firmware.probes(domain_type).items()}
+
+        return await self._look.call(work, "asking what firmware guests can have", LOOK_TIMEOUT_S)
 
     async def list_domains(self) -> tuple[ListedDomain, ...]:
         """Return every domain there is."""
@@ -256,10 +276,7 @@ class Libvirt:
         def work(connection: Connection) -> None:
             with _vanishing():
                 connection.lookupByUUIDString(names.domain_uuid(vm)).undefineFlags(
-                    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-                    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-                    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-                    | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
+                    _UNDEFINE | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM
                 )
             connection.defineXML(xml)
 
@@ -308,16 +325,11 @@ class Libvirt:
             await self._on_domain(vm, destroy, "cutting the power of")
 
     async def undefine(self, vm: Id) -> None:
-        """Have libvirt forget an inactive domain, with its NVRAM, managed save, snapshots' metadata and dead runs."""
+        """Have libvirt forget an inactive domain, and all that it keeps of it, dead runs included."""
 
         def undefine(domain: Any) -> None:
             runs.remove_dead(self._lib_dir, vm)
-            domain.undefineFlags(
-                libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-                | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-                | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-                | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
-            )
+            domain.undefineFlags(_UNDEFINE | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_TPM)
 
         with contextlib.suppress(NotFound):
             await self._on_domain(vm, undefine, "removing")
@@ -327,32 +339,19 @@ class Libvirt:
         """Replace the metadata element, of the live domain and of its definition."""
 
         def stamp(domain: Any) -> None:
-            domain.setMetadata(
-                _METADATA,
-                metadata,
-                "skerry",
-                NAMESPACE,
-                libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG,
-            )
+            domain.setMetadata(_METADATA, metadata, "skerry", NAMESPACE, _LIVE | _CONFIG)
 
         await self._on_domain(vm, stamp, "stamping")
 
     async def share(self, vm: Id, sharing: Sharing) -> None:
         """Have a running domain share the host's CPUs so."""
         values = figures.scheduler(sharing)
-        await self._on_domain(
-            vm,
-            lambda domain: domain.setSchedulerParametersFlags(values, libvirt.VIR_DOMAIN_AFFECT_LIVE),
-            "sharing CPUs out to",
-        )
+        await self._on_domain(vm, lambda one: one.setSchedulerParametersFlags(values, _LIVE), "sharing CPUs out to")
 
     async def set_memory(self, vm: Id, memory_mib: int) -> None:
         """Ask a running domain's balloon to leave it so much. Returns at once; the guest takes its time."""
-        await self._on_domain(
-            vm,
-            lambda domain: domain.setMemoryFlags(memory_mib * 1024, libvirt.VIR_DOMAIN_AFFECT_LIVE),
-            "moving the balloon of",
-        )
+        kib = memory_mib * 1024
+        await self._on_domain(vm, lambda domain: domain.setMemoryFlags(kib, _LIVE), "moving the balloon of")
 
     async def unused_mib(self, vm: Id) -> int | None:
         """Return the memory that a running guest could do without, None where it does not say."""
@@ -374,13 +373,12 @@ class Libvirt:
 
     async def add_cpus(self, vm: Id, vcpus: int) -> None:
         """Have a running domain, and its definition, have so many vCPUs. Its guest has to take them into use."""
-        flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
-        await self._on_domain(vm, lambda domain: domain.setVcpusFlags(vcpus, flags), "giving vCPUs to")
+        await self._on_domain(vm, lambda domain: domain.setVcpusFlags(vcpus, _LIVE | _CONFIG), "giving vCPUs to")
 
     async def add_memory(self, vm: Id, memory_mib: int) -> None:
         """Give a running domain, and its definition, so much more memory. Not to be asked twice: look first."""
-        flags, xml = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG, live_room.memory_xml(memory_mib)
-        await self._on_domain(vm, lambda domain: domain.attachDeviceFlags(xml, flags), "giving memory to")
+        xml = live_room.memory_xml(memory_mib)
+        await self._on_domain(vm, lambda domain: domain.attachDeviceFlags(xml, _LIVE | _CONFIG), "giving memory to")
 
     async def attach_disk(self, vm: Id, xml: str) -> None:
         """Have a running domain, and its definition, have this disk. Not to be asked twice: look first."""
@@ -388,8 +386,7 @@ class Libvirt:
 
         def attach(domain: Any) -> None:
             defined = live_disks.at(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), name)
-            config = 0 if defined is not None else libvirt.VIR_DOMAIN_AFFECT_CONFIG
-            domain.attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE | config)
+            domain.attachDeviceFlags(xml, _LIVE if defined is not None else _LIVE | _CONFIG)
 
         await self._on_domain(vm, attach, "attaching a disk to")
 
@@ -397,10 +394,7 @@ class Libvirt:
         """Ask a running domain's guest to let go of a disk, and take it out of its definition."""
 
         def detach(domain: Any) -> None:
-            for flag, where in (
-                (libvirt.VIR_DOMAIN_AFFECT_CONFIG, libvirt.VIR_DOMAIN_XML_INACTIVE),
-                (libvirt.VIR_DOMAIN_AFFECT_LIVE, 0),
-            ):
+            for flag, where in ((_CONFIG, libvirt.VIR_DOMAIN_XML_INACTIVE), (_LIVE, 0)):
                 if (disk := live_disks.at(domain.XMLDesc(where), target)) is not None:
                     domain.detachDeviceFlags(disk, flag)
 
@@ -527,11 +521,22 @@ def _metadata(domain: Any) -> dict[str, str]:
 def _sharing(domain: Any) -> tuple[Sharing | None, str]:
     """Return how a running domain shares CPUs, or why it does not: libvirt has no hold on the kernel's groups here."""
     try:
-        return figures.sharing(domain.schedulerParametersFlags(libvirt.VIR_DOMAIN_AFFECT_LIVE)), ""
+        return figures.sharing(domain.schedulerParametersFlags(_LIVE)), ""
     except libvirt.libvirtError as err:
         if err.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             raise
         return None, str(err.get_error_message() or err)
+
+
+def _refusal(connection: Connection, probe: str) -> str:
+    """Return why libvirt would not start such a domain; empty: it would."""
+    try:
+        connection.domainXMLToNative("qemu-argv", probe)
+    except libvirt.libvirtError as err:
+        if err.get_error_domain() == libvirt.VIR_FROM_RPC:
+            raise  # nobody answered
+        return str(err.get_error_message() or err)
+    return ""
 
 
 def _on_node(domain: Any, path: str, command: str, name: str) -> None:
@@ -539,11 +544,6 @@ def _on_node(domain: Any, path: str, command: str, name: str) -> None:
     node = live_disks.node_of(libvirt_qemu.qemuMonitorCommand(domain, live_disks.QUERY, 0), path)
     if complaint := live_disks.complaint(libvirt_qemu.qemuMonitorCommand(domain, node.order(command, name), 0)):
         raise Temporary(f"QEMU: {command}: {complaint}")
-
-
-def _number(attributes: dict[str, str], name: str) -> int | None:
-    text = attributes.get(name, "")
-    return int(text) if text.isdecimal() else None
 
 
 def _listed(domain: Any) -> ListedDomain:

@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 
 from common import names
+from common.firmware import Firmware
 from common.ids import Id
 
 
@@ -28,6 +29,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Serial console logs, written by virtlogd."""
     seeds: Path
     """NoCloud disks."""
+    variables: Path
+    """What UEFI keeps for machines: a file for each disk that is booted from, and each sort of firmware."""
     vouchers: Path
     """Certificates by which guests prove who they are."""
     virtualisation: Literal["kvm", "tcg"]
@@ -56,13 +59,17 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         """Return a VM's NoCloud disk."""
         return self.seeds / f"{vm}.iso"
 
+    def variables_file(self, disk: Id, firmware: Firmware) -> Path:
+        """Return what UEFI keeps for a machine that boots from a disk."""
+        return self.variables / names.variables_file(disk, firmware)
+
     def voucher_file(self, vm: Id) -> Path:
         """Return a VM's voucher."""
         return self.vouchers / f"{vm}.pem"
 
     def prepare(self) -> None:
         """Make the directories: QEMU, under its own user, may enter them but not list them."""
-        for directory in (self.volumes, self.images, self.logs, self.seeds):
+        for directory in (self.volumes, self.images, self.logs, self.seeds, self.variables):
             directory.mkdir(parents=True, exist_ok=True)
             directory.chmod(0o711)
 

@@ -1,4 +1,4 @@
-"""Domains as units: machines in libvirt, their serial logs and NoCloud disks."""
+"""Domains as units: machines in libvirt, their serial logs, NoCloud disks, and what their TPMs hold."""
 
 import asyncio
 import socket
@@ -10,6 +10,7 @@ from agent.drivers.hypervisor import Cause, Hypervisor, LiveDomain, Sharing
 from agent.drivers.images import ImageCache
 from agent.drivers.place import Place
 from agent.drivers.pool import Pool
+from agent.drivers.tpms import Tpms
 from agent.kinds import first_boot
 from agent.kinds.balloon import HostMemory
 from agent.kinds.domain_disks import AttachDisk, DataView, DetachDisk, Tried, lacking
@@ -23,6 +24,7 @@ from agent.kinds.domain_plan import (
     DomainView,
     PressPowerButton,
     RemoveFiles,
+    RenewTpm,
     Resume,
     SetMemory,
     Share,
@@ -58,6 +60,7 @@ _STEP_NAMES: dict[type, str] = {
     DetachDisk: "detach-disk",
     AddCpus: "add-cpus",
     AddMemory: "add-memory",
+    RenewTpm: "renew-tpm",
 }
 
 _ENDS: dict[Cause, str] = {
@@ -103,6 +106,7 @@ class Domains:
         pool: Pool,
         images: ImageCache,
         hypervisor: Hypervisor,
+        tpms: Tpms,
         *,
         announce: Callable[[HostEvent], None],
         clock: Clock,
@@ -116,6 +120,7 @@ class Domains:
         self._announce, self._clock, self._faults = announce, clock, faults
         self._link_exists = link_exists
         self._host_memory = host_memory
+        self._tpms = tpms
         self._pressed: dict[Id, float] = {}
         self._starts: dict[Id, tuple[float, ...]] = {}
         self._unshared: dict[Id, str] = {}
@@ -156,6 +161,7 @@ class Domains:
             ballooned_at=self._ballooned.get(doc.id),
             data=await self._look_at_data(doc, domain),
             ungrown=self._ungrown.get(doc.id),
+            tpm_disk=self._tpms.disk_of(doc.id) if doc.tpm else None,
         )
 
     async def _look_at_data(self, doc: DomainDoc, domain: LiveDomain | None) -> DataView:
@@ -222,6 +228,8 @@ class Domains:
                 await self._grow(vm, self._hypervisor.add_cpus(vm, vcpus))
             case AddMemory(vm=vm, memory_mib=memory_mib):
                 await self._grow(vm, self._hypervisor.add_memory(vm, memory_mib))
+            case RenewTpm(vm=vm, disk=disk):
+                await asyncio.to_thread(self._tpms.renew, vm, disk)
         self._faults.reached(f"{point}.done")
 
     async def _share(self, vm: Id, sharing: Sharing) -> None:
@@ -262,7 +270,7 @@ class Domains:
         logs = (path for path in (log, *(log.with_name(f"{log.name}.{i}") for i in range(10))) if path.exists())
         voucher = self._place.voucher_file(vm)
         vouchers = (voucher,) if voucher.exists() else ()
-        return (*logs, *vouchers, *nocloud.leftovers(self._place.seed_file(vm)))
+        return (*logs, *vouchers, *self._tpms.left_of(vm), *nocloud.leftovers(self._place.seed_file(vm)))
 
     def _remove_files(self, vm: Id) -> None:
         for path in self._files(vm):
@@ -291,3 +299,4 @@ class Domains:
         ):
             for path in sorted(directory.glob(form)):
                 yield Found(what="file", name=path.name, owner=files.owner(path), detail=detail)
+        yield from self._tpms.survey()

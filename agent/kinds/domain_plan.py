@@ -121,6 +121,13 @@ class SetMemory(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     memory_mib: int
 
 
+class RenewTpm(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Have it find a TPM at its start that holds nothing, and goes with this disk."""
+
+    vm: Id
+    disk: Id
+
+
 DomainStep = (
     Define
     | Start
@@ -137,6 +144,7 @@ DomainStep = (
     | DetachDisk
     | AddCpus
     | AddMemory
+    | RenewTpm
 )
 
 
@@ -174,6 +182,8 @@ class DomainView(msgspec.Struct, frozen=True, kw_only=True):
     data: DataView = DataView()
     ungrown: Refused | None = None
     """What this agent process could not give the present run of vCPUs or memory."""
+    tpm_disk: Id | None = None
+    """The disk that what its TPM holds goes with; None: it holds nothing."""
 
 
 Outcome = Do[DomainStep] | Mark | Wait | Settled
@@ -417,6 +427,8 @@ def _plan_start(turn: _Turn) -> Outcome:
         return Wait(message=message, seconds=pause, reports=(_not_yet(turn, message),))
     if seen.seed_wanted and seen.seed_wanted != seen.seed_found:
         return Do(BuildSeed(vm=doc.id, metadata=doc.metadata), "making the NoCloud disk")
+    if doc.tpm and seen.tpm_disk not in doc.volumes:
+        return Do(RenewTpm(vm=doc.id, disk=doc.volumes[-1]), "making it a TPM")
     say = "starting it again" if revives else "starting"
     return _undefined_yet(turn) or Do(Start(vm=doc.id, revives=revives), say)
 
@@ -479,6 +491,8 @@ def _on_report(
         vcpus_max=domain.most.vcpus,
         memory_max_mib=domain.most.memory_mib,
         memory_slots=domain.most.slots,
+        firmware=domain.started.firmware,
+        tpm=domain.started.tpm,
     )
     revision = turn.item.revision
     return Report(key=key_of(turn.doc), revision=revision, done=done, message=message, problem=problem, seen=seen)

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 
 import msgspec
 
-from agent.drivers import cpu_models
+from agent.drivers import cpu_models, firmware
 from agent.drivers.hypervisor import NAMESPACE
 from agent.drivers.place import BootFiles, DiskSource, Place
 from common import names
@@ -52,10 +52,12 @@ def domain_xml(doc: DomainDoc, place: Place, boot: BootFiles | None) -> DomainXm
     _add(root, "uuid", names.domain_uuid(doc.id))
     _add(root, "title", f"{doc.project}/{doc.name}")
     _room(root, doc)
-    _firmware(root, doc, boot)
-    features = _add(root, "features")
+    os, features = _boot(root, doc, boot), _add(root, "features")
     _add(features, "acpi")
     _add(features, "apic")
+    if doc.volumes:  # without a disk it is off
+        variables = place.variables_file(doc.volumes[0], doc.firmware)
+        firmware.write(os, features, doc.firmware, str(variables))
     _cpu(root, doc, place)
     _add(root, "clock", offset="utc")
     _add(root, "on_poweroff", "destroy")
@@ -90,7 +92,7 @@ def _cpu(root: ET.Element, doc: DomainDoc, place: Place) -> None:
         _add(numa, "cell", id="0", cpus=f"0-{last}", memory=str(doc.memory_mib), unit="MiB")
 
 
-def _firmware(root: ET.Element, doc: DomainDoc, boot: BootFiles | None) -> None:
+def _boot(root: ET.Element, doc: DomainDoc, boot: BootFiles | None) -> ET.Element:
     uuid = names.domain_uuid(doc.id)
     sysinfo = _add(root, "sysinfo", type="smbios")
     system = _add(sysinfo, "system")
@@ -106,6 +108,7 @@ def _firmware(root: ET.Element, doc: DomainDoc, boot: BootFiles | None) -> None:
     else:
         _add(os, "boot", dev="hd")
     _add(os, "smbios", mode="sysinfo")
+    return os
 
 
 def _devices(root: ET.Element, doc: DomainDoc, place: Place) -> None:
@@ -135,6 +138,8 @@ def _devices(root: ET.Element, doc: DomainDoc, place: Place) -> None:
     _add(rng, "backend", "/dev/urandom", model="random")
     balloon = _add(devices, "memballoon", model="virtio")
     _add(balloon, "stats", period="10")
+    if doc.tpm:
+        firmware.tpm(devices)
     _add(devices, "controller", type="usb", model="none")
     _add(_add(devices, "video"), "model", type="none")
     _add(devices, "panic", model="isa")

@@ -3,7 +3,12 @@
 import contextlib
 import math
 from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
 
+import msgspec
+
+from agent.drivers import files
 from agent.drivers.hypervisor import Hypervisor
 from agent.drivers.images import ImageCache
 from agent.drivers.place import Place
@@ -31,6 +36,8 @@ from common.clock import Clock
 from common.documents import Report, SnapshotRef, VolumeDoc
 from common.errors import Invalid
 from common.faults import Faults
+from common.firmware import Firmware
+from common.ids import Id
 from common.protocol import Found
 
 _STEP_NAMES: dict[type, str] = {
@@ -73,6 +80,8 @@ class Volumes:
             held = await self._pool.look(volume)
         except Invalid as err:
             unreadable = err.detail
+        if self._variables(volume):
+            held = msgspec.structs.replace(held, anything=True)
         users: tuple[DiskUser, ...] = ()
         if needs_users(wish, held):
             found = await self._hypervisor.users_of(self._place.disk(volume).path)
@@ -80,6 +89,11 @@ class Volumes:
         image = self._images.look(doc.image) if doc is not None and doc.image is not None else CachedImage()
         source = doc is not None and held.disk is None and await self._has(doc.snapshot)
         return VolumeView(held=held, image=image, users=users, unreadable=unreadable, source=source)
+
+    def _variables(self, volume: Id) -> tuple[Path, ...]:
+        """Return what UEFI keeps for the machine that boots from a volume."""
+        files_of = (self._place.variables_file(volume, firmware) for firmware in get_args(Firmware))
+        return tuple(path for path in files_of if path.exists())
 
     async def _has(self, snapshot: SnapshotRef | None) -> bool:
         """Say whether a snapshot is in the pool."""
@@ -105,6 +119,8 @@ class Volumes:
             case GrowDisk(volume=volume, size_gib=size_gib, running_in=vm):
                 await self._pool.grow(volume, size_gib, vm)
             case RemoveDisk(volume=volume):
+                for path in self._variables(volume):
+                    files.remove(path)
                 await self._pool.remove(volume)
             case TakeSnapshot(volume=volume, snapshot=snapshot, running_in=vm):
                 await self._pool.take(volume, snapshot, vm)
@@ -140,9 +156,13 @@ class Volumes:
         await self._pool.tidy(math.inf)
 
     async def survey(self) -> tuple[Found, ...]:
-        """List all that lies in the pool, and in the image cache."""
+        """List all that lies in the pool and in the image cache, and what UEFI keeps."""
         cached = tuple(
             Found(what="image", name=entry.name, owner=None, detail="cached; removed when unused for an hour")
             for entry in self._images.list()
         )
-        return (*await self._pool.survey(), *cached)
+        variables = tuple(
+            Found(what="file", name=path.name, owner=files.owner(path), detail="UEFI's variables")
+            for path in sorted(self._place.variables.glob("*"))
+        )
+        return (*await self._pool.survey(), *variables, *cached)

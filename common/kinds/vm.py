@@ -7,6 +7,7 @@ import msgspec
 from common.boots import FirstBoot
 from common.counters import ADDRESSES, DISK_GIB, MEMORY_MIB, VCPUS, VMS, VOLUMES
 from common.cpus import CpuWish
+from common.firmware import Firmware
 from common.kinds.kind import (
     Column,
     Counts,
@@ -141,6 +142,20 @@ class VmSpec(Spec, frozen=True):
             "it; host: all that its own host has (operators only)"
         ),
     ] = "shared"
+    firmware: Annotated[
+        Firmware,
+        msgspec.Meta(
+            description="what it starts with, from its next start on. uefi-secure: UEFI with Secure Boot, which starts "
+            "only what Microsoft or its image's maker has signed"
+        ),
+    ] = "bios"
+    tpm: Annotated[
+        bool,
+        msgspec.Meta(
+            description="whether it has a TPM 2.0, from its next start on; what that holds stays until the machine is "
+            "rebuilt or deleted"
+        ),
+    ] = False
     power: Annotated[
         Literal["running", "stopped"],
         ServerSet(),
@@ -246,6 +261,8 @@ class VmStatus(Status, frozen=True):
     """Memory that it has while it lends some to its host; 0: all."""
     cpu: str = ""
     """The CPU that its guest sees."""
+    firmware: str = ""
+    """What it was started with, a TPM included; empty: it is off, or its host does not say."""
 
 
 def _start(spec: VmSpec, _: Nothing) -> VmSpec:

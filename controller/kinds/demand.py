@@ -1,12 +1,13 @@
 """What a host is to be found for, from a machine's spec: its share, its pins and the rules of its groups. Pure."""
 
+from common.cpus import needs_of
+from common.firmware import abilities
 from common.ids import HostId, Id
 from common.kinds.kind import AnyResource
 from controller.kinds.disks import bound_to, data_volumes
-from controller.kinds.processor import offer_of
 from controller.kinds.shape import Shape
 from controller.scheduler.choose import Demand
-from controller.scheduler.columns import Place
+from controller.scheduler.columns import Offer, Place
 from controller.scheduler.rules import Rule
 from controller.scheduler.survival import wanted_elsewhere
 from controller.store.working import WorkingSet
@@ -27,7 +28,7 @@ def demand_of(vm: AnyResource, shape: Shape, seen: WorkingSet) -> Demand:
         groups=tuple(_rule(group) for one in vm.spec.groups if (group := seen.get(Id(one)))),
         survives=wanted_elsewhere(vm),
         size=shape.size,
-        needs=offer_of(vm.spec.cpu),
+        needs=Offer(flags=needs_of(vm.spec.cpu), can=abilities(vm.spec.firmware, tpm=vm.spec.tpm)),
         cpu=vm.spec.cpu,
     )
 

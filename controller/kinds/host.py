@@ -4,6 +4,7 @@ import msgspec
 
 from common.cpus import level_of
 from common.errors import Conflict, Invalid
+from common.firmware import ABILITIES
 from common.ids import HostId, is_id
 from common.kinds.host import HostSpec, HostStatus
 from common.kinds.kind import AnyResource, Spec
@@ -132,13 +133,17 @@ def capacity_of(host: HostId, spec: HostSpec, inventory: Inventory, known: Trait
 
 
 def traits_of(inventory: Inventory, known: Traits) -> Traits:
-    """Return what a host can do. Its CPU is as before while its agent can't find out, none for an older agent."""
+    """Return what a host can do. Its CPU, and what libvirt can give guests, are as before while its agent can't find
+    out; an older agent has none of it."""
     can = tuple(sorted({one.name for one in inventory.capabilities if one.works}))
     if cpu := inventory.guest_cpu:
         make = f"{inventory.virtualisation} {cpu.vendor}".strip() if inventory.virtualisation == "kvm" else "tcg"
         return Traits(make=make, flags=tuple(sorted(set(cpu.flags))), can=can)
     says = any(one.name == CPU_MODEL for one in inventory.capabilities)
-    return msgspec.structs.replace(known, can=can) if says else Traits(can=can)
+    if not says:
+        return Traits(can=can)
+    untold = ABILITIES.keys() - {one.name for one in inventory.capabilities}
+    return msgspec.structs.replace(known, can=tuple(sorted({*can, *(untold & set(known.can))})))
 
 
 def _bounded(wanted: float) -> int:

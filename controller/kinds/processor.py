@@ -11,7 +11,6 @@ from common.ids import HostId
 from common.kinds.kind import AnyResource
 from controller.auth.caller import Caller, require_operator
 from controller.kinds.growing import MEMORY_MOST_MIB
-from controller.scheduler.columns import Offer
 from controller.store.working import WorkingSet
 
 
@@ -30,11 +29,6 @@ def admit_cpu(row: AnyResource, was: AnyResource | None, seen: WorkingSet, calle
             f"{named(lacks)}",
             fix="ask for less, or make a new machine with it: it is placed where that is to be had",
         )
-
-
-def offer_of(wish: CpuWish) -> Offer:
-    """Return what a host has to be able to do for a machine with this wish."""
-    return Offer(flags=needs_of(wish))
 
 
 def with_cpu(doc: DomainDoc, row: AnyResource, seen: WorkingSet, host: HostId) -> DomainDoc:

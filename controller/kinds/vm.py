@@ -16,6 +16,7 @@ from controller.kinds import lifetime
 from controller.kinds.claim import admit_growth, claim_of, resting
 from controller.kinds.demand import demand_of
 from controller.kinds.disks import data_volumes, disks_of, held_gib, lagging, lies_on, needed_gib, next_write
+from controller.kinds.firmware import admit_firmware, firmware_remarks, firmware_words
 from controller.kinds.growing import growth_waits, room_for
 from controller.kinds.network import guest_mtu
 from controller.kinds.outcome import Blocked, Do, Done, Outcome, Place, Wait
@@ -51,6 +52,7 @@ def admit(row: AnyResource, was: AnyResource | None, seen: WorkingSet, caller: C
     if spec.cpu_weight > 100 and (was is None or was.spec.cpu_weight != spec.cpu_weight):
         require_operator(caller, f"a CPU weight above 100 for vm {row.name}")
     admit_cpu(row, was, seen, caller)
+    admit_firmware(row, was, seen)
     spec = _given_time(_kept(row, was, seen), row, was, seen)
     row = msgspec.structs.replace(row, spec=spec)
     admit_growth(row, was, seen)
@@ -226,6 +228,8 @@ def _domain(row: AnyResource, seen: WorkingSet, shape: Shape, placement: Placeme
         cpu_cap_percent=spec.cpu_cap_percent,
         memory_min_mib=spec.memory_min_mib,
         data=_data(row, seen, placement.host),
+        firmware=spec.firmware,
+        tpm=spec.tpm,
         metadata=GuestMetadata(
             instance_id=row.id,
             hostname=row.name,
@@ -297,6 +301,7 @@ def _waits_for_a_restart(row: AnyResource, seen: WorkingSet, host: HostId, domai
     if domain.state not in ("running", "paused") or not domain.vcpus or doc is None:
         return
     yield from cpu_remarks(row, seen, host, doc)
+    yield from firmware_remarks(row, doc, domain)
     if why := growth_waits(doc, domain):
         to = f"{doc.vcpus} vCPU{'s' if doc.vcpus != 1 else ''} and {doc.memory_mib} MiB of memory"
         yield f"its resize to {to} waits for a restart ({why}): skerry vm reboot {row.name}"
@@ -339,6 +344,7 @@ def _status(row: AnyResource, seen: WorkingSet, state: str, message: str, report
         vcpus_max=domain.vcpus_max if domain else 0,
         memory_max_mib=domain.memory_max_mib if domain else 0,
         cpu=cpu_words(_document(row, seen, placement.host)) if placement else "",
+        firmware=firmware_words(domain),
     )
 
 

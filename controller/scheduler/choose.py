@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.cpus import Flags, fallback, named
+from common.firmware import named as abilities_named
+from common.firmware import way_out
 from common.ids import HostId, Id
 from common.refusal import Cost, Refusal
 from controller.scheduler.columns import Columns, Offer, Place, Room
@@ -162,19 +164,28 @@ def _bars(columns: Columns, demand: Demand, crowds: Sequence[Crowd]) -> list[Bar
 
 
 def _unable(columns: Columns, demand: Demand) -> list[Bar]:
-    """Return the hosts that lack flags of the CPU that is asked for."""
-    flags = demand.needs.flags
-    if not flags:
-        return []
-    detail = f"hosts that can't give it a CPU of {demand.cpu}, which needs the flags {named(flags, len(flags))}"
-    return [
-        Bar(
+    """Return the hosts that lack something that is asked for: an ability, or flags of a CPU."""
+    found, flags = [_without(columns, ability) for ability in sorted(demand.needs.can)], demand.needs.flags
+    if flags:
+        detail = f"hosts that can't give it a CPU of {demand.cpu}, which needs the flags {named(flags, len(flags))}"
+        cpu = Bar(
             constraint="cpu",
             mask=columns.lacking(Offer(flags=flags)),
             detail=detail,
             way_out=lambda row: _other_cpu(columns, row, flags),
         )
-    ]
+        found.append(cpu)
+    return found
+
+
+def _without(columns: Columns, ability: str) -> Bar:
+    """Return the hosts that lack an ability."""
+    return Bar(
+        constraint=ability,
+        mask=columns.lacking(Offer(can=frozenset({ability}))),
+        detail=f"hosts without {abilities_named((ability,))}",
+        way_out=lambda row: way_out((ability,), columns.names[row]),
+    )
 
 
 def _other_cpu(columns: Columns, row: int, flags: Flags) -> str:

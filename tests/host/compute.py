@@ -19,6 +19,7 @@ from agent.drivers.images import ImageCache, Progress
 from agent.drivers.libvirt import Libvirt
 from agent.drivers.place import Place
 from agent.drivers.pool import Pool
+from agent.drivers.tpms import LOGS, TPMS, Tpms
 from agent.inventory import find_place
 from agent.kinds.balloon import HostMemory
 from agent.kinds.domain import Domains, host_memory
@@ -161,6 +162,7 @@ async def agent(
             pool,
             images,
             reached,
+            Tpms(host.inside(str(TPMS)), host.inside(str(LOGS))),
             announce=inbox.event,
             clock=time.time,
             faults=faults,

@@ -20,7 +20,8 @@ pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 GROUP = "vols"
 IMAGE = ImageRef(digest="sha256:" + "b" * 64, format="qcow2", size_bytes=1)
 PLACE = Place(
-    volumes=Path("/none"), images=Path("/none"), logs=Path("/none"), seeds=Path("/none"), vouchers=Path("/none"),
+    volumes=Path("/none"), images=Path("/none"), logs=Path("/none"), seeds=Path("/none"),
+    variables=Path("/none"), vouchers=Path("/none"),
     virtualisation="kvm", direct_io=True, volume_group=GROUP,
 )  # fmt: skip
 

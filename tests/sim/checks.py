@@ -29,6 +29,8 @@ def always(cloud: Cloud) -> None:
     for node in honest:
         unasked = [one for one in node.machine.destroyed if body(one) not in bodies and one not in deleted]
         assert not unasked, f"destroyed on {node.machine.name} and nobody asked: {unasked}"
+        forgotten = [disk for disk in node.machine.guests.forgotten if disk not in deleted]
+        assert not forgotten, f"a TPM on {node.machine.name} lost what went with {forgotten}"
         _addresses_are_own(world, node.machine.name)
         for vm, run in node.machine.guests.runs.items():
             lost = [disk for disk in run.disks if not node.machine.has_disk(disk)]
@@ -185,6 +187,9 @@ def _vm_is_as_it_says(cloud: Cloud, vm: Id) -> None:
         )
         assert run.vcpus == doc.vcpus or cpus_wait(room, doc.vcpus), f"{row.name} could grow: {run}, {doc}"
         assert run.memory_mib == doc.memory_mib or memory_waits(room, doc.memory_mib), f"{row.name}: {run}, {doc}"
+        if run.started.tpm:
+            disk = node.machine.guests.tpms[vm]
+            assert disk in {child.id for child in cloud.seen.children(vm)}, f"the TPM of {row.name} goes with {disk}"
         sharing = node.machine.guests.runs[vm].sharing
         assert (sharing.weight, sharing.cap_percent) == (row.spec.cpu_weight, row.spec.cpu_cap_percent)
 

@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from common import names
 from common.errors import Internal, NotFound, OutOfSpace, SkerryError, Temporary
 from common.faults import Died
+from common.firmware import Firmware
 from common.ids import HostId, Id
 from common.kinds.kind import AnyResource, kept_until
 from sim.cloud import Cloud
@@ -214,16 +215,19 @@ class Life:
 
     @act(number=NUMBERS, weight=[50, 100, 200], cap=[None, 150])
     def share_out(self, number: int, weight: int, cap: int | None) -> None:
-        share = {"cpu_weight": weight, "cpu_cap_percent": cap}
-        self._ask(lambda: self.cloud.change("vm", self._vm(number).project, self._vm(number).name, **share))
+        self._change_vm(number, cpu_weight=weight, cpu_cap_percent=cap)
 
     @act(number=NUMBERS, cpu=["shared", "x86-64-v2", "x86-64-v3", "x86-64-v4", "host"])
     def choose_cpu(self, number: int, cpu: str) -> None:
-        self._ask(lambda: self.cloud.change("vm", self._vm(number).project, self._vm(number).name, cpu=cpu))
+        self._change_vm(number, cpu=cpu)
+
+    @act(number=NUMBERS, firmware=get_args(Firmware), tpm=BOTH)
+    def choose_firmware(self, number: int, firmware: str, *, tpm: bool) -> None:
+        self._change_vm(number, firmware=firmware, tpm=tpm)
 
     @act(number=NUMBERS, text=["", "#!/bin/sh"])
     def change_vm(self, number: int, text: str) -> None:
-        self._ask(lambda: self.cloud.change("vm", self._vm(number).project, self._vm(number).name, user_data=text))
+        self._change_vm(number, user_data=text)
 
     @act(number=NUMBERS, keep=BOTH)
     def delete_vm(self, number: int, *, keep: bool = False) -> None:
@@ -231,19 +235,7 @@ class Life:
 
     @act(
         number=NUMBERS,
-        what=[
-            "make",
-            "make",
-            "attach",
-            "attach",
-            "detach",
-            "grow",
-            "snapshot",
-            "clone",
-            "stop and revert",
-            "drop",
-            "delete",
-        ],
+        what=[*("make", "attach") * 2, "detach", "grow", "snapshot", "clone", "stop and revert", "drop", "delete"],
     )
     def use_volume(self, number: int, what: str) -> None:
         self._ask(lambda: self._use_volume(number, what))
@@ -298,7 +290,10 @@ class Life:
 
     @act(number=NUMBERS, protected=BOTH)
     def protect_vm(self, number: int, *, protected: bool) -> None:
-        self._ask(lambda: self.cloud.change("vm", self._vm(number).project, self._vm(number).name, protected=protected))
+        self._change_vm(number, protected=protected)
+
+    def _change_vm(self, number: int, **spec: object) -> None:
+        self._ask(lambda: self.cloud.change("vm", self._vm(number).project, self._vm(number).name, **spec))
 
     @act(project=PROJECTS, vms=[None, 0, 1, 3], vcpus=[None, 2, 7, 20], keep_s=[0, 5, 60, 3600])
     def govern(self, project: str, vms: int | None, vcpus: int | None, keep_s: int) -> None:

@@ -410,3 +410,33 @@ def test_a_host_whose_hello_could_not_be_noted_is_not_shown_as_connected(
         assert not cloud.seen.host(node.host).connected
     cloud.world.run(20)
     assert cloud.seen.host(node.host).connected
+
+
+# --- firmware ------------------------------------------------------------------------------------------------------
+
+
+def test_a_tpm_keeps_what_it_holds_over_stops_rescues_and_power_cuts_until_a_rebuild(cloud: Cloud) -> None:
+    prepare(cloud, hosts=3)
+    boot(cloud, firmware="uefi-secure", tpm=True)
+    vm = row(cloud, "vm", "web")
+    node = next(node for node in cloud.world.nodes.values() if vm.id in node.machine.guests.runs)
+    guests = node.machine.guests
+    assert guests.runs[vm.id].started == ("uefi-secure", True)
+    first = guests.tpms[vm.id]
+    for verb in ("stop", "start", "rescue", "unrescue"):
+        cloud.verb("shop", "web", verb)
+        cloud.world.run(60)
+        assert (guests.tpms[vm.id], guests.forgotten) == (first, [])
+    cloud.world.cut_power(node.machine.name)
+    cloud.world.run(60)
+    assert vm.id in guests.runs
+    assert (guests.tpms[vm.id], guests.forgotten) == (first, [])
+    cloud.verb("shop", "web", "rebuild")
+    cloud.world.run(60)
+    assert vm.id in guests.runs
+    assert (guests.tpms[vm.id] != first, guests.forgotten) == (True, [first])
+    cloud.change("vm", "shop", "web", firmware="uefi", tpm=False)
+    cloud.verb("shop", "web", "reboot")
+    cloud.world.run(60)
+    assert guests.runs[vm.id].started == ("uefi", False)
+    clear(cloud)

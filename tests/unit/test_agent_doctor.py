@@ -20,6 +20,7 @@ from agent.doctor import NEEDED, Controller, Devices, Identity, Pool, Service, S
 from agent.main import main
 from common import checkup
 from common.checkup import Room
+from common.firmware import ABILITIES
 from common.protocol import Capability
 
 DAY = 86400.0
@@ -32,7 +33,8 @@ WELL = Sight(
     flags=("svm",),
     devices=Devices(kvm=True, kvm_opens=True, vhost_net=True),
     capabilities=tuple(
-        Capability(name=name, works=True, detail="") for name in (*NEEDED, "bridge-conntrack", "cpu-sharing")
+        Capability(name=name, works=True, detail="")
+        for name in (*NEEDED, "bridge-conntrack", "cpu-sharing", *ABILITIES)
     ),
     versions={"kernel": "6.1.0", "libvirt": "9.0.0", "qemu": "7.2.22", "dnsmasq": "2.90", "nft": "1.0.6"},
     libvirt_problem="",
@@ -84,6 +86,8 @@ PLANTED: tuple[tuple[str, Sight, str, str], ...] = (
     ("versions", but(versions={**WELL.versions, "libvirt": ""}), "fail", "apt-get install libvirt-daemon-system"),
     ("versions", but(versions={**WELL.versions, "qemu": "6.2.0"}), "warn", "qemu 6.2.0"),
     ("libvirtd", but(libvirt_problem="no such socket"), "fail", "systemctl enable --now libvirtd"),
+    ("firmware", without("uefi", "secure-boot"), "warn", "apt-get install ovmf; systemctl restart skerry-agent"),
+    ("firmware", without("tpm"), "warn", "TPMs for guests: no such file; apt-get install swtpm-tools"),
     ("underlay", part("underlay", problem="10.9.9.9 is on no interface"), "fail", "set [underlay] address"),
     ("underlay", part("underlay", address=""), "warn", "skerry-agent doctor https://CONTROLLER:8443"),
     ("underlay", part("underlay", mtu=1300), "fail", "guests would get 1250"),
@@ -120,6 +124,11 @@ def test_a_machine_that_is_well_has_nothing_to_do() -> None:
     found = examine(WELL)
     assert [one for one in found if one.level != "ok"] == []
     assert len(found) == len(doctor.CHECKS) + 1
+
+
+def test_nothing_is_said_of_firmware_while_libvirt_does_not_answer() -> None:
+    mute = tuple(one for one in WELL.capabilities if one.name not in ABILITIES)
+    assert [one.check for one in examine(but(capabilities=mute)) if one.check == "firmware"] == []
 
 
 @pytest.mark.parametrize(("check", "machine", "level", "words"), PLANTED, ids=[f"{p[0]}: {p[3]}" for p in PLANTED])

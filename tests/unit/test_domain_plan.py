@@ -36,6 +36,7 @@ PLACE = Place(
     images=Path("/images"),
     logs=Path("/logs"),
     seeds=Path("/seeds"),
+    variables=Path("/variables"),
     vouchers=Path("/vouchers"),
     virtualisation="tcg",
     direct_io=False,

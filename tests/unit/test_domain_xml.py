@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.drivers import cpu_models
+from agent.drivers import cpu_models, firmware
+from agent.drivers.firmware import Started
 from agent.drivers.hypervisor import NAMESPACE
 from agent.drivers.place import BootFiles
 from agent.kinds.domain_xml import domain_xml
@@ -129,3 +130,79 @@ def test_what_a_host_can_give_is_asked_with_the_model_that_is_most_like_it() -> 
     <feature policy='disable' name='svm'/><feature name='aes'/><feature policy='require' name='vme'/></cpu>"""
     found = cpu_models.guest_cpus(cpu_models.host_model(CAPABILITIES), answer)
     assert found == GuestCpus(vendor="AMD", flags=("aes", "avx"))
+
+
+def features(root: ET.Element) -> dict[str | None, str | None]:
+    return {one.get("name"): one.get("enabled") for one in root.iterfind("os/firmware/feature")}
+
+
+def test_a_machine_with_bios_has_nothing_of_uefi_in_its_definition() -> None:
+    root = tree(doc())
+    assert root.find("os").get("firmware") is None  # type: ignore[union-attr]
+    assert (root.find("os/nvram"), root.find("features/smm"), root.find("devices/tpm")) == (None, None, None)
+
+
+def test_secure_boot_asks_for_keys_and_for_variables_that_only_the_firmware_can_write() -> None:
+    root = tree(doc(firmware="uefi-secure"))
+    assert features(root) == {"secure-boot": "yes", "enrolled-keys": "yes"}
+    assert root.find("features/smm").get("state") == "on"  # type: ignore[union-attr]
+    assert root.find("os/loader").get("secure") == "yes"  # type: ignore[union-attr]
+
+
+def test_plain_uefi_asks_for_firmware_that_checks_nothing() -> None:
+    root = tree(doc(firmware="uefi"))
+    assert root.find("os").get("firmware") == "efi"  # type: ignore[union-attr]
+    assert features(root) == {"secure-boot": "no", "enrolled-keys": "no"}
+    assert (root.find("features/smm"), root.find("os/loader")) == (None, None)
+
+
+def test_variables_go_with_the_disk_that_is_booted_from_and_the_sort_of_firmware() -> None:
+    root, rescue = Id("vol-000000000000"), Id("vol-111111111111")
+    kept = {
+        tree(doc(firmware=firmware, volumes=volumes)).findtext("os/nvram")
+        for firmware in ("uefi", "uefi-secure")
+        for volumes in ((root,), (rescue, root))
+    }
+    assert kept == {
+        "/variables/vol-000000000000.uefi",
+        "/variables/vol-000000000000.uefi-secure",
+        "/variables/vol-111111111111.uefi",
+        "/variables/vol-111111111111.uefi-secure",
+    }
+    assert {names.owner_of(Path(one).name) for one in kept if one} == {root, rescue}
+
+
+def test_a_machine_that_waits_for_its_disk_is_defined_without_firmware() -> None:
+    assert tree(doc(firmware="uefi", volumes=())).find("os").get("firmware") is None  # type: ignore[union-attr]
+
+
+def test_a_tpm_is_one_of_version_2() -> None:
+    backend = tree(doc(tpm=True)).find("devices/tpm/backend")
+    assert backend is not None
+    assert (backend.get("type"), backend.get("version")) == ("emulator", "2.0")
+
+
+@pytest.mark.parametrize(
+    ("loader", "started"),
+    [
+        ("", Started("bios", tpm=False)),
+        ("<loader readonly='yes' type='pflash'>/code</loader>", Started("uefi", tpm=False)),
+        ("<loader readonly='yes' secure='no' type='pflash'>/code</loader>", Started("uefi", tpm=False)),
+        ("<loader readonly='yes' secure='yes' type='pflash'>/code</loader>", Started("uefi-secure", tpm=False)),
+    ],
+)
+def test_what_a_run_was_started_with_is_read_from_its_loader(loader: str, started: Started) -> None:
+    assert firmware.started(f"<domain><os>{loader}</os><devices/></domain>") == started
+    with_tpm = f"<domain><os>{loader}</os><devices><tpm model='tpm-crb'/></devices></domain>"
+    assert firmware.started(with_tpm) == started._replace(tpm=True)
+
+
+def test_a_tpm_is_to_be_had_where_libvirt_has_an_emulator_for_it() -> None:
+    def capabilities(supported: str, backend: str) -> str:
+        enum = f"<enum name='backendModel'><value>{backend}</value></enum>"
+        return f"<domainCapabilities><devices><tpm supported='{supported}'>{enum}</tpm></devices></domainCapabilities>"
+
+    assert firmware.emulates_tpm(capabilities("yes", "emulator"))
+    assert not firmware.emulates_tpm(capabilities("yes", "passthrough"))
+    assert not firmware.emulates_tpm(capabilities("no", "emulator"))
+    assert not firmware.emulates_tpm("<domainCapabilities/>")

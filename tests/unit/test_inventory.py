@@ -17,6 +17,7 @@ from agent.inventory import find_place, mtu_of, take_inventory, virtualisation
 from agent.telemetry import Telemetry
 from common.codec import from_pack, to_pack
 from common.errors import Invalid, NotFound, Temporary
+from common.firmware import ABILITIES, SECURE_BOOT, TPM, UEFI
 from common.ids import Id
 from common.protocol import CPU_MODEL, GuestCpus, Metrics, Nic
 
@@ -32,6 +33,7 @@ class Hypervisor:
         self.path = os.ttyname(slave)
         self.slave = slave
         self.asked = 0
+        self.firmware: dict[str, str] | None = None
 
     async def console_pty(self, vm: Id) -> str:
         self.asked += 1
@@ -41,6 +43,11 @@ class Hypervisor:
 
     async def guest_cpu(self, _virtualisation: str) -> GuestCpus:
         raise Temporary("libvirtd does not answer")
+
+    async def guest_firmware(self, _virtualisation: str) -> dict[str, str]:
+        if self.firmware is None:
+            raise Temporary("libvirtd does not answer")
+        return self.firmware
 
     async def usage(self) -> tuple[DomainUsage, ...]:
         def one(name: str) -> DomainUsage:
@@ -110,6 +117,14 @@ async def test_inventory_describes_this_machine(place: Place, hypervisor: Hyperv
     assert found.disk_gib > 0
     assert {"kvm", "vxlan", "bridge", "netns", "tun", "dnsmasq", "lvm-thin", "bridge-conntrack"} <= set(works)
     assert all(capability.works or capability.detail for capability in found.capabilities)
+    assert not ABILITIES.keys() & set(works)
+
+
+async def test_what_guests_can_be_started_with_is_what_libvirt_says(place: Place, hypervisor: Hypervisor) -> None:
+    hypervisor.firmware = {UEFI: "", SECURE_BOOT: "unable to find any firmware", TPM: ""}
+    found = await take_inventory(place, pool(place), "127.0.0.1", hypervisor)  # type: ignore[arg-type]
+    told = {one.name: (one.works, one.detail) for one in found.capabilities if one.name in ABILITIES}
+    assert told == {UEFI: (True, ""), SECURE_BOOT: (False, "unable to find any firmware"), TPM: (True, "")}
 
 
 def test_an_underlay_address_of_nobody_is_refused_with_those_there_are() -> None:

@@ -19,7 +19,8 @@ VOLUME, SNAP, VM = Id("vol-0123456789ab"), Id("snap-0123456789ab"), Id("vm-01234
 IMAGE = ImageRef(digest="sha256:" + "a" * 64, format="qcow2", size_bytes=100)
 ORIGIN = "img-" + "a" * 64
 PLACE = Place(
-    volumes=Path("/none"), images=Path("/none"), logs=Path("/none"), seeds=Path("/none"), vouchers=Path("/none"),
+    volumes=Path("/none"), images=Path("/none"), logs=Path("/none"), seeds=Path("/none"),
+    variables=Path("/none"), vouchers=Path("/none"),
     virtualisation="kvm", direct_io=True, volume_group="vg0",
 )  # fmt: skip
 

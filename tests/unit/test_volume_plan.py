@@ -162,6 +162,7 @@ def place(tmp_path: Path) -> Place:
         images=tmp_path / "images",
         logs=tmp_path / "logs",
         seeds=tmp_path / "seeds",
+        variables=tmp_path / "variables",
         vouchers=tmp_path / "vouchers",
         virtualisation="tcg",
         direct_io=False,
