@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from common.counters import IMAGE_GIB, IMAGES
+from common.firmware import Firmware
 from common.kinds.kind import Column, Extra, Kind, Role, Scope, ServerSet, Spec, Status
 
 ImageFormat = Literal["qcow2", "raw", "kernel"]
@@ -20,6 +21,11 @@ class ImageSpec(Spec, frozen=True):
         ),
     ] = "qcow2"
     public: Annotated[bool, msgspec.Meta(description="whether every project may use it (operators only)")] = False
+    firmware: Annotated[
+        Firmware,
+        msgspec.Meta(description="what machines made from it start with, where they ask for nothing but bios"),
+    ] = "bios"
+    tpm: Annotated[bool, msgspec.Meta(description="whether machines made from it get a TPM 2.0")] = False
     digest: Annotated[
         str,
         msgspec.Meta(

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import msgspec
+
 from common.documents import DomainDoc, DomainSeen
 from common.errors import Conflict, Invalid
 from common.firmware import abilities, named, way_out, words
@@ -9,6 +11,16 @@ from common.ids import Id
 from common.kinds.kind import AnyResource
 from common.kinds.vm import VmSpec
 from controller.store.working import WorkingSet
+
+
+def as_its_image_says(row: AnyResource, was: AnyResource | None, seen: WorkingSet) -> VmSpec:
+    """Return the spec of a machine with a new image that starts as that one needs, where it asks for nothing else."""
+    spec: VmSpec = row.spec
+    image = seen.get(Id(spec.image))
+    if image is None or (was is not None and was.spec.image == spec.image):
+        return spec
+    firmware = image.spec.firmware if spec.firmware == "bios" else spec.firmware
+    return msgspec.structs.replace(spec, firmware=firmware, tpm=spec.tpm or image.spec.tpm)
 
 
 def admit_firmware(row: AnyResource, was: AnyResource | None, seen: WorkingSet) -> None:

@@ -1,6 +1,7 @@
 """image: a row, and the bytes that its digest names in the blob directory."""
 
 from common.counters import IMAGE_GIB, IMAGES, Counter
+from common.errors import Invalid
 from common.kinds.image import ImageSpec
 from common.kinds.kind import AnyResource, Spec, Status
 from controller.auth.caller import Caller, require_operator
@@ -13,10 +14,16 @@ GIB = 1 << 30
 
 
 def admit(row: AnyResource, _was: AnyResource | None, _seen: WorkingSet, caller: Caller) -> Spec:
-    """Only operators may show an image to every project."""
+    """Only operators may show an image to every project. A bare kernel never starts under Secure Boot."""
     spec: ImageSpec = row.spec
     if spec.public:
         require_operator(caller, "a public image")
+    if spec.format == "kernel" and spec.firmware == "uefi-secure":
+        raise Invalid(
+            f"image {row.name} is a bare kernel: under Secure Boot only a signed boot loader, which is on a disk, can "
+            "start one",
+            fix="firmware uefi or bios, or an image that is a disk",
+        )
     return spec
 
 

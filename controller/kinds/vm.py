@@ -16,7 +16,7 @@ from controller.kinds import lifetime
 from controller.kinds.claim import admit_growth, claim_of, resting
 from controller.kinds.demand import demand_of
 from controller.kinds.disks import data_volumes, disks_of, held_gib, lagging, lies_on, needed_gib, next_write
-from controller.kinds.firmware import admit_firmware, firmware_remarks, firmware_words
+from controller.kinds.firmware import admit_firmware, as_its_image_says, firmware_remarks, firmware_words
 from controller.kinds.growing import growth_waits, room_for
 from controller.kinds.network import guest_mtu
 from controller.kinds.outcome import Blocked, Do, Done, Outcome, Place, Wait
@@ -41,7 +41,8 @@ from controller.store.writes import (
 
 def admit(row: AnyResource, was: AnyResource | None, seen: WorkingSet, caller: Caller) -> Spec:
     """Check what spans fields: a disk that holds its image, networks named once, a pin only by operators."""
-    spec: VmSpec = row.spec
+    spec = as_its_image_says(row, was, seen)
+    row = msgspec.structs.replace(row, spec=spec)
     if spec.host and (was is None or was.spec.host != spec.host):
         require_operator(caller, f"pinning vm {row.name} to a host")
     if len(set(spec.networks)) != len(spec.networks):

@@ -65,6 +65,11 @@ async def runs(bench: Bench, host: HostId, vm: AnyResource, **started: object) -
     return done
 
 
+async def ask(bench: Bench, vm: AnyResource, verb: str, **takes: object) -> None:
+    what = next(one for one in kind_named("vm").verbs if one.name == verb)
+    await bench.store.admit(admission.verb(bench.context, bench.now(vm), what, takes))
+
+
 @pytest.fixture
 async def furnished(bench: Bench) -> Bench:
     await bench.furniture()
@@ -160,9 +165,47 @@ async def test_a_bare_kernel_is_refused_under_secure_boot_also_for_a_rescue(furn
     with pytest.raises(Invalid, match=words):
         await furnished.create("vm", "shop", "web", image="bare", size="small", firmware="uefi-secure")
     vm = await a_vm(furnished, host, firmware="uefi-secure")
-    rescue = next(one for one in kind_named("vm").verbs if one.name == "rescue")
     with pytest.raises(Invalid, match=words):
-        await furnished.store.admit(admission.verb(furnished.context, furnished.now(vm), rescue, {"image": "bare"}))
+        await ask(furnished, vm, "rescue", image="bare")
+
+
+async def test_a_machine_starts_as_its_image_needs_unless_it_asks_for_something_else(furnished: Bench) -> None:
+    win = await furnished.create("image", "shop", "win", format="qcow2", firmware="uefi-secure", tpm=True)
+    await furnished.fill(win)
+    host = await a_host(furnished, "h1", UEFI, SECURE_BOOT, TPM)
+    vm = await a_vm(furnished, host, image="win")
+    assert (vm.spec.firmware, vm.spec.tpm) == ("uefi-secure", True)
+    assert doc(furnished, host, vm).firmware == "uefi-secure"
+    lax = await furnished.create("vm", "shop", "lax", image="win", size="small", firmware="uefi")
+    assert (lax.spec.firmware, lax.spec.tpm) == ("uefi", True)
+    changed = await furnished.change(vm, firmware="bios", tpm=False)
+    assert (changed.spec.firmware, changed.spec.tpm) == ("bios", False)
+    again = await furnished.change(changed, stop_grace_s=1)
+    assert (again.spec.firmware, again.spec.tpm) == ("bios", False)
+
+
+async def test_a_machine_that_is_rebuilt_from_another_image_starts_as_that_one_needs(furnished: Bench) -> None:
+    host = await a_host(furnished, "h1", UEFI)
+    vm = await a_vm(furnished, host)
+    await furnished.fill(await furnished.create("image", "shop", "efi", firmware="uefi"))
+    await ask(furnished, vm, "rebuild", image="efi")
+    assert furnished.now(vm).spec.firmware == "uefi"
+    await furnished.change(furnished.named("image", "efi"), firmware="uefi-secure")
+    await ask(furnished, vm, "rebuild")
+    assert furnished.now(vm).spec.firmware == "uefi"
+
+
+async def test_a_rebuild_from_an_image_that_its_host_can_not_start_is_refused(furnished: Bench) -> None:
+    host = await a_host(furnished, "h1")
+    vm = await a_vm(furnished, host)
+    await furnished.fill(await furnished.create("image", "shop", "efi", firmware="uefi"))
+    with pytest.raises(Conflict, match="vm web is on host h1, which is without UEFI for guests"):
+        await ask(furnished, vm, "rebuild", image="efi")
+
+
+async def test_a_bare_kernel_can_not_be_said_to_start_under_secure_boot(furnished: Bench) -> None:
+    with pytest.raises(Invalid, match="image bare is a bare kernel"):
+        await furnished.create("image", "shop", "bare", format="kernel", firmware="uefi-secure")
 
 
 def test_while_libvirt_does_not_answer_a_host_can_what_it_could_and_one_that_says_no_can_not() -> None:
