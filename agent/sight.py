@@ -6,6 +6,7 @@ import http.client
 import os
 import resource
 import ssl
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -121,16 +122,18 @@ async def guest_firmware(uri: str) -> tuple[Capability, ...]:
     domain_type = cpu_models.TYPES[virtualisation(machine.cpu().flags)]
     virsh, where = ("virsh", "-q", "-c", uri), ("--machine", cpu_models.MACHINE, "--virttype", domain_type)
     try:
-        emulated = firmware.emulates_tpm(await run([*virsh, "domcapabilities", *where], timeout_s=_ANSWERS_S))
+        emulated = firmware.emulates_tpm(await run([*virsh, "domcapabilities", *where], timeout_s=_LIBVIRT_STARTS_S))
     except CommandFailed:
         return ()
     found = {TPM: "" if emulated else "libvirt finds no swtpm"}
     for ability, probe in firmware.probes(domain_type).items():
-        line = [*virsh, "domxml-to-native", "qemu-argv", "--xml", "/dev/stdin"]
-        try:
-            await run(line, stdin=probe.encode(), timeout_s=_ANSWERS_S)
-        except CommandFailed as err:
-            found[ability] = _last_line(err).removeprefix("error: ")
+        with tempfile.NamedTemporaryFile("w", prefix="skerry-probe-") as file:
+            file.write(probe)
+            file.flush()
+            try:
+                await run([*virsh, "domxml-to-native", "qemu-argv", "--xml", file.name], timeout_s=_LIBVIRT_STARTS_S)
+            except CommandFailed as err:
+                found[ability] = _last_line(err).removeprefix("error: ")
     return tuple(Capability(name=name, works=not found.get(name), detail=found.get(name, "")) for name in ABILITIES)
 
 

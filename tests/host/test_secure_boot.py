@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from agent.drivers.tpms import LOGS, TPMS
+from agent.sight import guest_firmware
 from common.documents import DomainDoc, ImageRef, VolumeDoc
-from common.firmware import ABILITIES
+from common.firmware import ABILITIES, TPM
 from common.ids import child_id
 from lab.host import Host
 from tests.host.compute import Agent, agent, changed, machine, removed
@@ -34,6 +35,21 @@ def left(host: Host, a: Agent) -> list[str]:
     """Name what is kept of firmware and TPMs on the host."""
     folders = (host.inside(str(TPMS)), host.inside(str(LOGS)), a.place.variables)
     return [path.name for folder in folders if folder.exists() for path in folder.iterdir()]
+
+
+async def test_agent_and_doctor_see_what_can_be_had_and_what_not(host: Host, state: Path, image: Path) -> None:
+    async def told(a: Agent) -> list[set[str]]:
+        asked = await a.libvirt.guest_firmware("tcg")
+        seen = await guest_firmware(host.libvirt_uri())
+        return [{name for name, why in asked.items() if not why}, {one.name for one in seen if one.works}]
+
+    async with agent(host, state, image) as a:
+        assert await told(a) == [set(ABILITIES)] * 2
+        host.run(["mount", "-t", "tmpfs", "none", "/usr/share/qemu/firmware"])
+        try:
+            assert await told(a) == [{TPM}] * 2
+        finally:
+            host.run(["umount", "/usr/share/qemu/firmware"])
 
 
 async def test_a_tpm_keeps_what_it_holds_over_stop_and_start_until_its_disk_is_made_anew(
@@ -70,7 +86,6 @@ async def test_secure_boot_starts_what_is_signed(host: Host, state: Path) -> Non
     disk = signed_disk()
     doc, volume = booting(disk, firmware="uefi-secure", tpm=True)
     async with agent(host, state, disk) as a:
-        assert await a.libvirt.guest_firmware("tcg") == dict.fromkeys(ABILITIES, "")
         await a.want(doc, volume)
         seen = await a.state(doc, "running")
         assert (seen.firmware, seen.tpm) == ("uefi-secure", True)

@@ -347,9 +347,9 @@ def schedule(cloud: Cloud) -> None:
     vanishes(cloud, "vm", "shop", "web")
 
 
-def running(cloud: Cloud) -> None:
+def running(cloud: Cloud, **spec: object) -> None:
     """A VM runs."""
-    cloud.insist(lambda: cloud.create("vm", "shop", "web", image="tiny", size="small"))
+    cloud.insist(lambda: cloud.create("vm", "shop", "web", image="tiny", size="small", **spec))
     reaches(cloud, "vm", "shop", "web", "running")
 
 
@@ -366,8 +366,8 @@ def resized(cloud: Cloud) -> None:
 
 
 def rebuilt(cloud: Cloud) -> None:
-    """A VM gets a new disk, and another one, and is deleted in the middle of the next."""
-    running(cloud)
+    """A VM with UEFI and a TPM gets a new disk, and another one, and is deleted in the middle of the next."""
+    running(cloud, firmware="uefi", tpm=True)
     cloud.insist(lambda: cloud.verb("shop", "web", "rebuild"))
     reaches(cloud, "vm", "shop", "web", "running")
     cloud.insist(lambda: cloud.verb("shop", "web", "stop"))
@@ -379,8 +379,8 @@ def rebuilt(cloud: Cloud) -> None:
 
 
 def rescued(cloud: Cloud) -> None:
-    """A VM is rescued, and again, and goes back to its own disk."""
-    running(cloud)
+    """A VM with UEFI and a TPM is rescued, and again, and goes back to its own disk."""
+    running(cloud, firmware="uefi", tpm=True)
     for _ in range(2):
         cloud.insist(lambda: cloud.verb("shop", "web", "rescue"))
         reaches(cloud, "vm", "shop", "web", "running")
