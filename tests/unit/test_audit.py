@@ -136,6 +136,8 @@ def test_a_missing_thing_is_named_with_its_owner() -> None:
         Found(what="domain", name="somebodys", owner=None),
         Found(what="disk", name="vol-zzzzzzzzzzzz", owner=Id("vol-zzzzzzzzzzzz")),
         Found(what="file", name="vol-zzzzzzzzzzzz.qcow2-part", owner=Id("vol-zzzzzzzzzzzz")),
+        Found(what="file", name="ec29cbaa-bb17-4bf9-831b-b6177aec001c", owner=Id("vm-zzzzzzzzzzzz"), detail="TPM"),
+        Found(what="file", name="vol-zzzzzzzzzzzz.uefi-secure", owner=Id("vol-zzzzzzzzzzzz")),
         Found(what="bridge", name="b-zzzzzzzzzzzz", owner=Id("net-zzzzzzzzzzzz")),
         Found(what="fdb", name=f"02:00:00:00:00:99 {VXLAN}", owner=None),
         Found(what="lease", name="02:00:00:00:00:99 10.0.0.9", owner=None),

@@ -33,6 +33,8 @@ def plan(seen: WorkingSet, *differences: Difference) -> Plan:
         ("file", "vm-zzzzzzzzzzzz.log", "vm", DomainDoc),
         ("disk", "vol-zzzzzzzzzzzz", "vol", VolumeDoc),
         ("file", "vol-zzzzzzzzzzzz.qcow2-part", "vol", VolumeDoc),
+        ("file", "ec29cbaa-bb17-4bf9-831b-b6177aec001c", "vm", DomainDoc),
+        ("file", "vol-zzzzzzzzzzzz.uefi-secure", "vol", VolumeDoc),
         ("bridge", "b-zzzzzzzzzzzz", "net", NetworkDoc),
         ("namespace", "net-zzzzzzzzzzzz", "net", NetworkDoc),
         ("fdb", "02:00:00:00:00:99 x-zzzzzzzzzzzz", "net", NetworkDoc),

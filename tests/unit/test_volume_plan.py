@@ -434,6 +434,23 @@ async def _die_at(deadly: str, work: Callable[[Faults], Any]) -> None:
         await work(Faults(hook))
 
 
+@pytest.mark.parametrize("disk", [True, False], ids=["with its disk", "left by itself"])
+async def test_what_uefi_keeps_goes_with_the_volume_and_is_found_where_it_is_left(
+    place: Place, source: Source, *, disk: bool
+) -> None:
+    unit = volumes(place, source)
+    if disk:
+        await settle(unit, wish(None, 1))
+    for firmware in ("uefi", "uefi-secure"):
+        (place.variables / f"{VOLUME}.{firmware}").touch()
+    other = place.variables / "vol-zzzzzzzzzzzz.uefi"
+    other.touch()
+    kept = {one.name: one.owner for one in await unit.survey() if one.detail == "UEFI's variables"}
+    assert kept == {f"{VOLUME}.uefi": VOLUME, f"{VOLUME}.uefi-secure": VOLUME, other.name: "vol-zzzzzzzzzzzz"}
+    assert isinstance(await settle(unit, wish(None, 1, gone=True)), Settled)
+    assert list(place.variables.iterdir()) == [other]
+
+
 async def test_a_part_of_a_disk_does_not_count_as_the_disk(place: Place, source: Source) -> None:
     (place.volumes / f"{VOLUME}.qcow2-part").write_bytes(b"half")
     assert isinstance(await settle(volumes(place, source), wish(None, 1)), Settled)
