@@ -58,6 +58,10 @@ FIRST_PAUSE_S = 0.2
 PAUSE_GROWTH = 1.5
 PAUSE_CAP_S = 15.0
 REFUSED_PAUSE_S = 5.0
+"""What a disk or a controller refuses now it refuses in a second, too."""
+
+CLOSE_BYTES = 123
+"""So long may the reason in a close frame be (RFC 6455, section 5.5)."""
 
 RENEW_WITHIN_S = 3600.0
 
@@ -123,6 +127,10 @@ class _TurnedAway(Exception):
     """The controller does not want this host."""
 
 
+class _Unsaved(Exception):
+    """What the controller sent could not be saved."""
+
+
 class Link:
     """Keeps the link up. `run` ends only by cancellation."""
 
@@ -158,6 +166,8 @@ class Link:
                 lasted, reason = await self._once()
             except _TurnedAway as err:
                 reason, pause = f"the controller turned this host away: {err}", REFUSED_PAUSE_S * (1 + self._chance())
+            except _Unsaved as err:
+                reason, pause = str(err), REFUSED_PAUSE_S * (1 + self._chance())
             except SkerryError as err:
                 reason = err.detail
             except Exception as err:
@@ -172,7 +182,7 @@ class Link:
     async def _once(self) -> tuple[bool, str]:
         """Serve one connection; return whether it was welcomed, and why it ended."""
         inventory = await self._host.inventory()
-        ws = await self._dialer.websocket()
+        ws, reason = await self._dialer.websocket(), ""
         try:
             welcome = await self._greet(ws, inventory)
             session = _Session(
@@ -184,9 +194,12 @@ class Link:
                 renew=self._renew,
                 know=self._know,
             )
-            return True, await session.serve(welcome)
+            reason = await session.serve(welcome)
+            if session.unsaved:
+                raise _Unsaved(reason)
+            return True, reason
         finally:
-            await _close(ws)
+            await _close(ws, reason)
 
     async def _know(self, urls: tuple[str, ...]) -> None:
         """Know these controllers from now on, and after a restart."""
@@ -271,6 +284,8 @@ class _Session:
         self._calls: set[asyncio.Task[None]] = set()
         self._ending = asyncio.Event()
         self._reason = ""
+        self.unsaved = False
+        """It ended because something could not be saved."""
 
     def _end(self, reason: str) -> None:
         self._reason = self._reason or reason
@@ -340,6 +355,7 @@ class _Session:
             except SkerryError as err:
                 # Without this session the digests are compared anew, and what could not be saved is sent again.
                 log.warning("documents not saved", error=err.detail, fix=err.fix)
+                self.unsaved = True
                 self._end(f"documents could not be saved: {err.detail}")
                 continue
             self._loop.changed(changed)
@@ -364,6 +380,7 @@ class _Session:
             await self._know(urls)
         except SkerryError as err:
             log.warning("controllers not saved", error=err.detail, fix=err.fix)
+            self.unsaved = True
             self._end(f"the controllers' addresses could not be saved: {err.detail}")
 
     # --- orders and streams -------------------------------------------------------------------------------------
@@ -480,7 +497,7 @@ async def _next(ws: aiohttp.ClientWebSocketResponse) -> Down | str:
     return "the controller closed the link" + (f": {frame.extra}" if frame.extra else "")
 
 
-async def _close(ws: aiohttp.ClientWebSocketResponse) -> None:
+async def _close(ws: aiohttp.ClientWebSocketResponse, reason: str) -> None:
     with suppress(TimeoutError, OSError, aiohttp.ClientError):
         async with asyncio.timeout(2):
-            await ws.close()
+            await ws.close(message=reason.encode()[:CLOSE_BYTES].decode(errors="ignore").encode())

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -12,6 +13,7 @@ from link_bench import Bench, Shelf, eventually, hello, volume
 from agent import link as agent_link
 from agent.dial import Dialer
 from agent.link import PAUSE_CAP_S, pause_s
+from agent.memory import Memory
 from common.codec import to_pack
 from common.errors import Denied, NotFound, Temporary
 from common.ids import Id, RequestId
@@ -125,6 +127,32 @@ async def test_lost_repeated_and_reordered_batches_end_well_after_one_resync(ben
         await bench.books.until(lambda: bench.books.all_done() and len(bench.books.desired) == 2)
 
         assert set(agent.shelf.world) == {Id("vol-000000000002"), Id("vol-000000000003")}
+
+
+async def test_what_cannot_be_saved_is_told_and_sent_again_after_a_pause(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk_is_full, apply = asyncio.Event(), Memory.apply
+    disk_is_full.set()
+
+    async def saved(memory: Memory, batch: DesiredBatch) -> Any:
+        if disk_is_full.is_set():
+            raise Temporary("the disk is full, " + "ö" * 100)
+        return await apply(memory, batch)
+
+    monkeypatch.setattr(Memory, "apply", saved)
+    monkeypatch.setattr(agent_link, "REFUSED_PAUSE_S", 0.2)
+    monkeypatch.setattr(agent_link, "pause_s", lambda *_: 0.0)
+    bench.books.want(volume(1, 1))
+    identity, before = await bench.joined(), asyncio.get_running_loop().time()
+    async with bench.agent(identity):
+        await bench.books.until(lambda: len(bench.books.story) == 2)
+        told = "disconnected: the host closed the link: documents could not be saved: the disk is full, öö"
+        assert bench.books.story[1].startswith(told), bench.books.story
+        await bench.books.until(lambda: len(bench.books.story) == 4)
+        assert asyncio.get_running_loop().time() - before >= 0.2, "it dialled again without a pause"
+        disk_is_full.clear()
+        await bench.books.until(bench.books.all_done)
 
 
 async def test_a_host_is_back_by_itself_after_the_controllers_restart(bench: Bench, tmp_path: Path) -> None:
