@@ -40,7 +40,7 @@ class Machine:
         if self._running:
             return
         self._lay_out()
-        self._port = _free_port()
+        self._port = free_port()
         try:
             self._start(self._qemu_line(), self.folder / "qemu.log")
             self._connect(time.monotonic() + _BOOT_S)
@@ -148,7 +148,8 @@ class Machine:
         return ["-F", "none", *(word for key, value in settings.items() for word in ("-o", f"{key}={value}"))]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of 127.0.0.1 on which nobody listens now."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port: int = sock.getsockname()[1]
         return port

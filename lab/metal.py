@@ -3,11 +3,13 @@
 Where the machine has a libvirtd under systemd, that one is used; else one inside a namespace host, which goes with it.
 """
 
+import os
 import shlex
 import shutil
+import sys
 import tarfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -15,11 +17,13 @@ import msgspec
 
 from common.errors import Temporary
 from common.run import CommandFailed
+from common.secret import write_private
 from lab.box import CMDLINE, SIZE_GIB, Box, box
 from lab.cloud import Lab, Say, silence
 from lab.commands import run, succeeds, watch
 from lab.host import Host
 from lab.layout import ROOT
+from lab.machine import free_port
 from lab.underlay import ensure_underlay
 
 CONTROLLER = "controller"
@@ -48,6 +52,7 @@ class Metal:
         self.folder = root / "build" / "metal"
         self.note = self.folder / "lab.json"
         self.whole = self.folder / "whole"
+        self.skerry = self.folder / "bin" / "skerry"
         self._ssh = self.folder / "ssh-config"
         self._say = say
         self._site = Lab("metal", root=root)
@@ -69,9 +74,11 @@ class Metal:
         # Vagrant takes a machine for provisioned whose provisioning was cut short.
         again = [] if self.whole.exists() else ["--provision"]
         self.vagrant("up", "--provider=libvirt", *again, timeout_s=_UP_S)
-        self._ssh.write_text(run(self.line(["vagrant", "ssh-config"]), timeout_s=120) + self._ways())
+        port = free_port()
+        self._ssh.write_text(run(self.line(["vagrant", "ssh-config"]), timeout_s=120) + self._ways(port))
+        self._write_command(port)
         self.whole.touch()
-        self._say(f"a controller and {hosts} hosts are up")
+        self._say(f"a controller and {hosts} hosts are up: {self.skerry} host list")
 
     def down(self) -> None:
         """Remove machines, disks, networks, box, and a libvirtd that was for them only. In any condition, and twice."""
@@ -88,6 +95,14 @@ class Metal:
     def run(self, machine: str, script: str, *, timeout_s: float = 120) -> str:
         """Run shell lines as root on a machine, up to the first that fails; return what they printed."""
         return run(self.ssh(machine, f"sudo sh -euc {shlex.quote(script)}"), timeout_s=timeout_s)
+
+    def type(self, script: str, *, env: Mapping[str, str], timeout_s: float = 120) -> str:
+        """Run shell lines of an operator here, up to the first that fails: `skerry` speaks to the lab's controller.
+
+        On the controller the command would be a Python on an emulated processor: seconds each time.
+        """
+        path = f"{self.skerry.parent}:{os.environ['PATH']}"
+        return run(["sh", "-euc", script], timeout_s=timeout_s, env={**env, "PATH": path})
 
     def ssh(self, machine: str, *words: str) -> list[str]:
         """Return the words that run a command on a machine."""
@@ -155,12 +170,33 @@ class Metal:
         rows = [line.split() for line in self.virsh("domiflist", f"{_OURS}{machine}").splitlines()]
         return next(row[4] for row in rows if row[2:3] == [_UNDERLAY])
 
-    def _ways(self) -> str:
-        """Return the end of the configuration of ssh: one connection to each machine, given up once it is dead."""
+    def _ways(self, port: int) -> str:
+        """Return the end of the configuration of ssh: one connection to each machine, given up once it is dead.
+
+        The controller's takes a port here to its API, which listens to that machine only.
+        """
         return (
+            f"Host {CONTROLLER}\n  LocalForward 127.0.0.1:{port} 127.0.0.1:8080\n  ExitOnForwardFailure yes\n"
             "Host *\n  ConnectTimeout 10\n  LogLevel ERROR\n  ServerAliveInterval 5\n  ServerAliveCountMax 4\n"
             f"  ControlMaster auto\n  ControlPersist 300\n  ControlPath {self.folder}/way-%n\n"
         )
+
+    def _write_command(self, port: int) -> None:
+        """Make the lab's own `skerry` command."""
+        config = self.folder / "cli.toml"
+        token = self.run(CONTROLLER, "cat /root/root.token").strip()
+        url = f"http://127.0.0.1:{port}"
+        write_private(config, f'current = "lab"\n\n[contexts.lab]\nurl = "{url}"\ntoken = "{token}"\n'.encode())
+        inside = f"ip netns exec {self._host.namespace} " if self._own else ""
+        ssh = f'{inside}ssh -F "{self._ssh}"'
+        self.skerry.parent.mkdir(exist_ok=True)
+        self.skerry.write_text(
+            "#!/bin/sh\n# `skerry` for the lab of real hosts, by way of ssh\n"
+            f"{ssh} -O check {CONTROLLER} 2>/dev/null || {ssh} {CONTROLLER} true || exit\n"
+            f'export SKERRY_CONFIG="{config}"\n'
+            f'exec {inside}"{Path(sys.executable).parent / "skerry"}" "$@"\n'
+        )
+        self.skerry.chmod(0o755)
 
     def _ensure_site(self) -> None:
         """Have a libvirtd with a pool for disks."""

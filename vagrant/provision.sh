@@ -5,6 +5,11 @@ set -eu
 role=$1 name=$2 address=$3
 export DEBIAN_FRONTEND=noninteractive
 # Not by Vagrant, which restarts all that might care.
+if ! ip -4 address show | grep -qF "$address/"; then
+    printf '[Match]\nName=eth1\n[Network]\nAddress=%s/24\nLinkLocalAddressing=no\n' "$address" \
+        >/etc/systemd/network/70-underlay.network
+    networkctl reload
+fi
 hostnamectl set-hostname "$name"
 sed -i "s/^127.0.0.1 .*/127.0.0.1 localhost $name/" /etc/hosts
 # What is installed is started when it has its configuration.

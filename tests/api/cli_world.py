@@ -1,7 +1,6 @@
 """A real controller process with no hosts, and the `skerry` command run beside it as a process of its own."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -9,15 +8,10 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.machine import free_port
+
 TOP = Path(__file__).parents[2]
 SKERRY = [sys.executable, "-P", "-m", "controller.cli.main"]
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @dataclass(frozen=True)

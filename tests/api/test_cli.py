@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cli_world import SKERRY, World, configure, controller_command, free_port, wait_ready
+from cli_world import SKERRY, World, configure, controller_command, wait_ready
+
+from lab.machine import free_port
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,10 @@ import msgspec
 
 from lab.commands import run
 from lab.layout import ROOT
+from lab.machine import free_port
 from tests.bench.books import PROJECT, fill, opened, together
 from tests.bench.figures import Figure, percentile
 from tests.bench.lister import Listed
-from tests.lab.calls import free_port
 
 VMS = 25_000
 READS, READERS = 6_000, 16

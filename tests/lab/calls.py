@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import socket
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -245,11 +244,3 @@ def boots_in(log: str) -> int:
 def qemu_of(host: Host, vm: str) -> int:
     """Return the process number, inside the host, of a VM's QEMU. Fails where there is none."""
     return int(host.run(["cat", f"/run/libvirt/qemu/{vm}.pid"]))
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 on which nobody listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
