@@ -33,6 +33,7 @@ def test_what_the_manual_says_makes_a_cloud_and_takes_it_away(real_kernel: Machi
     printed = here.install()
     assert "fail  " not in printed, printed
     assert "machines run on the CPU itself" in printed
+    assert "guests can have UEFI, Secure Boot and TPMs" in printed
     assert here.type("systemctl is-active skerry-agent skerry-controller").split() == ["active", "active"]
     assert here.type("systemctl is-enabled skerry-agent skerry-controller").split() == ["enabled", "enabled"]
     assert here.type("lsmod | grep -c '^dm_thin_pool\\|^vhost_net'").strip() == "2"
