@@ -72,7 +72,7 @@ class Move:
     def _set(self, days: int) -> None:
         self._days += days
         for machine in (CONTROLLER, *HOSTS):
-            kept = self._operator.metal.run(machine, "timedatectl show -P NTP")
+            kept = self._operator.metal.run(machine, "timedatectl show --property NTP --value")
             assert kept.strip() == "no", f"a service keeps the clock of {machine}"
             self._operator.metal.run(machine, f"date -u -s @$(($(date +%s) + {days * 86400}))")
 
