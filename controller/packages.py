@@ -21,6 +21,8 @@ _MINUTE_S = 60.0
 _INSTALL_S = 1800.0
 _LOCKED_S = 600.0
 """How long another apt or dpkg is waited for."""
+_MOST_LINES = "1000"
+_ENDED = f"{UNIT}: Main process exited"
 _LOCK = Path("/var/lib/dpkg/lock-frontend")
 _MIGRATION = "/controller/store/migrations/versions/"
 _QUIET = ("env", "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C.UTF-8")
@@ -127,8 +129,18 @@ class Debian:
     async def journal(self, since: float, lines: int) -> tuple[str, ...]:
         """Return the last lines that the controller and systemd wrote of it."""
         await run(["journalctl", "--sync"])
-        line = ["journalctl", "-u", UNIT, "-o", "cat", "--no-pager", "--since", f"@{since:.0f}", "-n", str(lines)]
-        return tuple((await run(line)).splitlines())
+        line = ["journalctl", "-u", UNIT, "-o", "cat", "--no-pager", "--since", f"@{since:.0f}", "-n", _MOST_LINES]
+        return last_words((await run(line)).splitlines(), lines)
+
+
+def last_words(journal: Sequence[str], lines: int) -> tuple[str, ...]:
+    """Return the last lines of the process that ended last; of one that never ended, its last.
+
+    systemd may have started the next by now, and what that says yet tells nothing.
+    """
+    ends = [number for number, line in enumerate(journal) if _ENDED in line]
+    told = journal[: ends[-1] + 1] if ends else journal
+    return tuple(told[-lines:])
 
 
 def _copy(paths: Sequence[Path], tree: Path) -> None:

@@ -161,6 +161,10 @@ class Extra:
     returns: str = "application/json"
 
 
+WHY = Extra(name="why", method="GET", summary="Explain why it is not as wished.", role=Role.READER)
+"""Of kinds that live on one host: another controller may have to be asked what that host said."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind(Generic[S, T]):
     """One type of resource. Adding one is its file here, its planner in controller/kinds and a line in KINDS."""

@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 
 from common.counters import DISK_GIB, SNAPSHOTS
-from common.kinds.kind import Column, Kind, Ref, Scope, ServerSet, Spec, Status
+from common.kinds.kind import WHY, Column, Kind, Ref, Scope, ServerSet, Spec, Status
 
 
 class SnapshotSpec(Spec, frozen=True):
@@ -44,5 +44,6 @@ SNAPSHOT = Kind(
         Column(title="HOST", path="status.host"),
         Column(title="MESSAGE", path="status.message"),
     ),
+    extras=(WHY,),
     fixed=frozenset({"volume"}),
 )

@@ -9,6 +9,7 @@ from common.counters import ADDRESSES, DISK_GIB, MEMORY_MIB, VCPUS, VMS, VOLUMES
 from common.cpus import CpuWish
 from common.firmware import Firmware
 from common.kinds.kind import (
+    WHY,
     Column,
     Counts,
     Extra,
@@ -406,7 +407,7 @@ VM = Kind(
         Extra(
             name="metrics", method="GET", summary="Show what the machine used, over any span of time.", role=Role.READER
         ),
-        Extra(name="why", method="GET", summary="Explain why the machine is not as wished.", role=Role.READER),
+        WHY,
     ),
     fixed=frozenset(
         {

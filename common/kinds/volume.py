@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 
 from common.counters import DISK_GIB, VOLUMES
-from common.kinds.kind import Column, Kind, Nothing, Ref, Scope, ServerSet, Spec, Status, Verb
+from common.kinds.kind import WHY, Column, Kind, Nothing, Ref, Scope, ServerSet, Spec, Status, Verb
 
 MOST_ATTACHED = 8
 """Data volumes that one machine may have: each takes a slot that its definition keeps free for it."""
@@ -121,5 +121,6 @@ VOLUME = Kind(
             final=True,
         ),
     ),
+    extras=(WHY,),
     fixed=frozenset({"image", "snapshot"}),
 )

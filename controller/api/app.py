@@ -23,7 +23,7 @@ from controller.api.capacity import Capacities, TakeStock
 from controller.api.commit import Committer
 from controller.api.cpus import CpusShown
 from controller.api.events import Events
-from controller.api.extras import OF_A_HOST, HostExtras, VmExtras, extras
+from controller.api.extras import OF_A_HOST, HostExtras, Reasons, VmExtras, extras
 from controller.api.health import Health
 from controller.api.history import Histories
 from controller.api.limits import Limits
@@ -184,6 +184,7 @@ class _Bound:
             Upload(store, contexts, committer, blobs=parts.blobs, limit_bytes=limit_bytes, entropy=parts.entropy),
             VmExtras(store, fleet, door, waiting),
             histories,
+            reasons=Reasons(store),
             quotas=quotas,
             sessions=self.sessions,
         )

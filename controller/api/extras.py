@@ -7,9 +7,10 @@ from aiohttp import web
 
 from common.errors import Conflict, Temporary
 from common.ids import HostId
+from common.kinds import KINDS
 from common.kinds.domain import DOMAIN
 from common.kinds.host import HOST
-from common.kinds.kind import AnyResource
+from common.kinds.kind import WHY, AnyKind, AnyResource
 from common.kinds.project import PROJECT
 from common.kinds.vm import VM
 from common.protocol import AttachConsole, ReadSerialLog
@@ -35,7 +36,12 @@ CALL_LIMIT_S = 30.0
 AUDIT_LIMIT_S = 60.0
 LOG_DEFAULT_BYTES, LOG_MOST_BYTES = 64 * 1024, 1024 * 1024
 
-OF_A_HOST = frozenset({("host", "audit"), ("host", "repair"), ("vm", "console"), ("vm", "log"), ("vm", "why")})
+EXPLAINED = tuple(kind for kind in KINDS if WHY in kind.extras)
+
+OF_A_HOST = frozenset(
+    {("host", "audit"), ("host", "repair"), ("vm", "console"), ("vm", "log")}
+    | {(kind.name, WHY.name) for kind in EXPLAINED}
+)
 """What only the controller that has the host's link can answer."""
 
 REPAIR_PARAMETERS = {"plan": "carry out only this plan, as a dry run named it; 409 where it is another by now"}
@@ -49,6 +55,7 @@ def extras(
     vms: "VmExtras",
     histories: Histories,
     *,
+    reasons: "Reasons",
     quotas: Quotas,
     sessions: Sessions,
 ) -> dict[tuple[str, str], Handler]:
@@ -69,7 +76,7 @@ def extras(
         ("vm", "console"): vms.console,
         ("vm", "log"): vms.log,
         ("vm", "metrics"): histories.of(VM),
-        ("vm", "why"): vms.why,
+        **{(kind.name, WHY.name): reasons.of(kind) for kind in EXPLAINED},
     }
 
 
@@ -118,6 +125,24 @@ class HostExtras:
             raise Temporary(f"host {row.name} gave no audit in {AUDIT_LIMIT_S:g} s", fix="try again") from err
 
 
+class Reasons:
+    """Why things are not as wished."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def of(self, kind: AnyKind) -> Handler:
+        """Return the handler that explains things of a kind."""
+
+        async def handler(call: Call) -> web.Response:
+            refuse_unknown(call.request.query, ())
+            row = found(self._store.seen, call, kind)
+            events = await self._store.events(0, EVENTS, EventQuery(resource=row.id), newest=True)
+            return answer(explain(self._store.seen.get(row.id) or row, self._store.seen, call.caller, events))
+
+        return handler
+
+
 class VmExtras:
     """What is asked of a machine on its host."""
 
@@ -151,13 +176,6 @@ class VmExtras:
         except TimeoutError as err:
             raise self._silent(row) from err
         return web.Response(body=raw, content_type="text/plain", charset="utf-8")
-
-    async def why(self, call: Call) -> web.Response:
-        """Answer why it is not as wished."""
-        refuse_unknown(call.request.query, ())
-        row = found(self._store.seen, call, VM)
-        events = await self._store.events(0, EVENTS, EventQuery(resource=row.id), newest=True)
-        return answer(explain(self._store.seen.get(row.id) or row, self._store.seen, call.caller, events))
 
     def _session(self, row: AnyResource) -> Session:
         placement = self._store.seen.placement(row.id)

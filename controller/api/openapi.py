@@ -307,7 +307,7 @@ def _extra_success(name: str, returns: str) -> Json:
         return {"200": _json("History", "The figures, one value a step.")}
     if name.endswith(".quota"):
         return {"200": _json("QuotaView", "Every counter.")}
-    if name == "vm.why":
+    if name.endswith(".why"):
         return {"200": _json("Why", "How it stands and what it waits for.")}
     return {"200": _json("Audit", "Every difference between wish and reality.")}
 

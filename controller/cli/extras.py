@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from common.kinds import KINDS, kind_named
-from common.kinds.kind import AnyKind, Extra
+from common.kinds.kind import WHY, AnyKind, Extra
 from controller.cli.parts import Ordered, common_options, dry_run_option, examples, name_argument, sample, wait_options
 from controller.cli.session import form, talk
 
@@ -317,8 +317,8 @@ def vm_log(kind: AnyKind, extra: Extra) -> click.Command:
     )
 
 
-def vm_why(kind: AnyKind, extra: Extra) -> click.Command:
-    """Return `skerry vm why NAME`."""
+def why(kind: AnyKind, extra: Extra) -> click.Command:
+    """Return `skerry KIND why NAME`."""
 
     def run(name: str) -> None:
         from controller.cli.why import explain  # noqa: PLC0415
@@ -330,7 +330,7 @@ def vm_why(kind: AnyKind, extra: Extra) -> click.Command:
         callback=run,
         short_help=extra.summary,
         help=f"{extra.summary} Where no host fits: what each constraint cost, and the smallest change that would "
-        "fit.\n\n" + examples("skerry why vm web"),
+        f"fit.\n\n{examples(f'skerry why {kind.name} {sample(kind)}')}",
         params=_params(kind),
     )
 
@@ -347,7 +347,7 @@ EXTRAS: dict[tuple[str, str], Build] = {
     ("vm", "console"): vm_console,
     ("vm", "log"): vm_log,
     ("vm", "metrics"): metrics,
-    ("vm", "why"): vm_why,
+    **{(kind.name, WHY.name): why for kind in KINDS if WHY in kind.extras},
 }
 """Which extra is which command."""
 

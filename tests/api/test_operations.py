@@ -134,6 +134,20 @@ async def test_a_host_that_went_away_is_named_in_why(cloud: World) -> None:
     assert any("host h1" in step and "is not connected since 2027" in step for step in why["steps"])
 
 
+async def test_a_volume_says_what_it_waits_for(cloud: World) -> None:
+    host = await cloud.host("h1")
+    await cloud.vm("a", "web", host, as_="a-member")
+    made = await cloud.make(f"{P}/a/volumes", "data", {"size_gib": 1, "vm": "web"}, as_="a-member")
+    key = f"volume/{made['resource']['id']}"
+    await cloud.until(lambda: any(one.key == key for one in cloud.store.seen.documents(host.id)))
+    host.say(key, problem="the pool is broken")
+
+    why = (await cloud.call("GET", f"{P}/a/volumes/data/why", as_="a-reader")).json
+
+    assert why["name"] == "data"
+    assert any("host h1, volume data" in step and "the pool is broken" in step for step in why["steps"])
+
+
 async def test_operations_are_listed_newest_first_and_filtered(cloud: World) -> None:
     made = [await cloud.make(f"{P}/a/networks", f"n{number}") for number in range(5)]
     for one in made:

@@ -4,7 +4,7 @@ from typing import Any, cast
 
 from common.kinds import KINDS
 from controller.api.call import Door
-from controller.api.extras import HostExtras, VmExtras, extras
+from controller.api.extras import HostExtras, Reasons, VmExtras, extras
 from controller.api.history import Histories
 from controller.api.login import Sessions
 from controller.api.quotas import Quotas
@@ -27,6 +27,7 @@ def test_every_extra_of_every_kind_has_a_handler() -> None:
         Upload(NOTHING, NOTHING, NOTHING, blobs=NOTHING, limit_bytes=0, entropy=NOTHING),
         VmExtras(NOTHING, NOTHING, Door(NOTHING, NOTHING, NOTHING), Waiting()),
         Histories(NOTHING, NOTHING, NOTHING, NOTHING),
+        reasons=Reasons(NOTHING),
         quotas=Quotas(NOTHING, {}),
         sessions=Sessions(_Store(), NOTHING, NOTHING, clock=NOTHING, entropy=NOTHING, lasts_s=0),
     )

@@ -51,7 +51,7 @@ def _routes(kind: AnyKind) -> Iterator[str]:
 
 
 def _handlers(kind: AnyKind) -> Iterator[str]:
-    bound = extras(*(MagicMock() for _ in range(5)), quotas=MagicMock(), sessions=MagicMock())
+    bound = extras(*(MagicMock() for _ in range(5)), reasons=MagicMock(), quotas=MagicMock(), sessions=MagicMock())
     for extra in kind.extras:
         if (kind.name, extra.name) not in bound:
             yield f"a handler of {extra.name} in controller/api/extras.py"

@@ -13,7 +13,6 @@ from lab.manual import Block, blocks
 STEP_S = 900.0
 """An emulated machine beside others on a busy one."""
 
-QEMU = "pgrep -x qemu-system-x86"
 _IS = ("ctl", "h2")
 _ELSE = {
     "debian-12-genericcloud-amd64.qcow2": "/root/tiny.tar",
@@ -31,10 +30,11 @@ def packages() -> list[Path]:
 
 
 class Installed:
-    """The machine, typed at by the manual."""
+    """The machine, typed at by the manual. `printed`, `told` and `warned`: what was said while it became a cloud."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
+        self.printed = self.told = self.warned = ""
         self.address = self.type("ip -4 -o address show eth0 | sed 's/.*inet \\([0-9.]*\\).*/\\1/'").strip()
 
     def type(self, script: str) -> str:
@@ -52,12 +52,17 @@ class Installed:
         assert printed, f"docs/install.md has nothing below {heading!r} for {_IS}"
         return printed
 
-    def install(self) -> str:
-        """Make a cloud with one running machine, as the manual says; return what was printed."""
+    def install(self) -> None:
+        """Make a cloud with one running machine, as the manual says."""
         for file in (*packages(), tiny(ROOT / "build" / "guest")):
             self.machine.put(file)
         headings = ("ctl: the controller", "h1 and h2: the hosts", "ctl: the first machine")
-        return "".join(self.follow(heading) for heading in headings)
+        self.printed = "".join(self.follow(heading) for heading in headings)
+        self.warned, self.told = self.journal("-p warning"), self.journal()
+
+    def until_clean(self) -> None:
+        """Return when wish and reality agree."""
+        self.type("for _ in $(seq 60); do skerry audit host h2 && exit; sleep 1; done; exit 1")
 
     def purge(self) -> str:
         """Remove what the manual left on `ctl`, and the packages' files; return what is there yet."""

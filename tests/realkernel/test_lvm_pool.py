@@ -10,7 +10,7 @@ import pytest
 from agent.drivers.lvm import LvmPool
 from agent.drivers.place import Place
 from agent.drivers.shown import GIB, CachedImage
-from common.documents import ImageRef
+from common.documents import ImageRef, SnapshotRef
 from common.errors import Invalid
 from common.ids import Id, new_id
 from lab.machine import SPARE, Machine
@@ -92,6 +92,7 @@ async def test_a_pool_keeps_clones_reverts_and_wipes_disks(inside: Inside) -> No
 
 async def _snapshots(inside: Inside) -> None:
     pool, volume, before, after = inside.pool, new_id("vol"), new_id("snap"), new_id("snap")
+    twin = new_id("vol")
     await pool.make(volume, 4, None, 0)
     await pool.make(volume, 4, None, 0)
     await inside.write(volume, "first")
@@ -104,6 +105,9 @@ async def _snapshots(inside: Inside) -> None:
     assert held.disk is not None
     assert (held.disk.size_bytes, held.disk.untold, held.snapshots) == (6 * GIB, False, {before, after})
     assert 0 < held.disk.allocated_bytes < GIB
+    await pool.make(twin, 5, SnapshotRef(id=before, volume=volume), 0)
+    assert (await inside.read(twin, 6), await inside.size_gib(twin)) == ("first.", 5)
+    await inside.write(twin, "own..")
     await pool.revert(volume, before, 1)
     assert await inside.read(volume, 6) == "first."
     await inside.write(volume, "since")
@@ -113,12 +117,14 @@ async def _snapshots(inside: Inside) -> None:
     assert ((await pool.look(volume)).reverts, await pool.is_ready(volume, 2)) == (2, True)
     found = {one.name: one for one in await pool.survey()}
     assert {name: (one.what, one.owner) for name, one in found.items()} == {
-        volume: ("disk", volume), before: ("snapshot", before), after: ("snapshot", after),
+        volume: ("disk", volume), before: ("snapshot", before), after: ("snapshot", after), twin: ("disk", twin),
     }  # fmt: skip
     assert found[before].detail == volume
     for snapshot in (before, after):
         await pool.drop(volume, snapshot, None)
     await pool.remove(volume)
+    assert await inside.read(twin, 5) == "own..", "it needs neither"
+    await pool.remove(twin)
 
 
 async def _clones(inside: Inside) -> None:

@@ -12,7 +12,7 @@ import pytest
 from common.errors import Conflict, Invalid, Temporary
 from common.run import CommandFailed, run
 from controller import upgrade
-from controller.packages import Debian, Package, State, control_of
+from controller.packages import Debian, Package, State, control_of, last_words
 from controller.upgrade import Database, Kept, Settings, Upgrade, judge, refuse_misfits
 
 OLD, NEW = "0.1.0-1", "0.2.0-1"
@@ -370,3 +370,12 @@ async def test_a_package_is_made_again_from_what_is_installed(tmp_path: Path) ->
     assert (await run(["dpkg-deb", "--info", str(made), "postinst"])).startswith("#!")
     assert await Debian().is_newer("99", than=found.version)
     assert not await Debian().is_newer(found.version, than=found.version)
+
+
+def test_the_last_words_are_of_the_process_that_ended_last() -> None:
+    ended = "skerry-controller.service: Main process exited, code=exited, status=1/FAILURE"
+    journal = ["Starting", "first fault", ended, "restart", "Starting", "Traceback", "last fault", ended, "restart"]
+
+    assert last_words([*journal, "Starting", "Traceback"], 3) == ("Traceback", "last fault", ended)
+    assert last_words(["Starting", "waits", "waits on"], 2) == ("waits", "waits on")
+    assert last_words([], 2) == ()
