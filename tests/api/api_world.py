@@ -38,6 +38,7 @@ from controller.store.blobs import Blobs
 from controller.store.database import migrate, open_database
 from controller.store.store import Feed, Store
 from controller.store.writer import GroupWriter
+from tests.patience import PATIENCE_S
 
 KEEP = Keep(raw_s=6 * 3600, minute_s=7 * 86400, hour_s=366 * 86400, most_bytes=1 << 30)
 FINGERPRINT = "ab" * 32
@@ -210,7 +211,7 @@ class World:
     async def settled(self, operation: str, state: str = "done") -> Any:
         """Wait for an operation to reach a state."""
         found: Any = None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not found or found["state"] != state:
                 seen = found["revision"] if found else 0
                 found = (await self.call("GET", f"/v1/operations/{operation}?wait_s=5&seen={seen}")).json
@@ -218,7 +219,7 @@ class World:
 
     async def until(self, so: Callable[[], object]) -> None:
         """Wait until something is so."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not so():  # noqa: ASYNC110 - what is waited for is anything at all
                 await asyncio.sleep(0.005)
 

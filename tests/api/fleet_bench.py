@@ -30,6 +30,7 @@ from controller.pki.authority import Authority
 from controller.store.opening import open_store
 from controller.store.rows import Controller, Event, EventQuery
 from controller.store.writes import PutDocument
+from tests.patience import PATIENCE_S
 from tests.store.desk import Clock, Desk
 
 
@@ -131,7 +132,7 @@ class World:
 
     async def until_event(self, action: str, host: HostId, text: str) -> Event:
         """Wait for an event on a host whose message has this text."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 for event in await self.events(action, host):
                     if text in event.message:

@@ -44,6 +44,7 @@ from common.tls import Peer
 from controller.fleet.link import LinkServer, serve
 from controller.fleet.sessions import Session, Sessions, Told
 from controller.pki.authority import Authority
+from tests.patience import PATIENCE_S
 
 NAMES = ["127.0.0.1", "localhost"]
 
@@ -53,7 +54,7 @@ def volume(number: int, revision: int, *, gone: bool = False) -> Desired:
     return Desired(key=key_of(doc), revision=Revision(revision), doc=doc, gone=gone)
 
 
-async def eventually(true: Callable[[], object], *, limit_s: float = 20.0) -> None:
+async def eventually(true: Callable[[], object], *, limit_s: float = PATIENCE_S) -> None:
     """Wait until something holds that tells nobody when it does."""
     async with asyncio.timeout(limit_s):
         while not true():  # noqa: ASYNC110 - there is nothing to wait on
@@ -87,7 +88,7 @@ class Books:
         self.story.append(line)
         self.moved.set()
 
-    async def until(self, true: Callable[[], object], *, limit_s: float = 30.0) -> None:
+    async def until(self, true: Callable[[], object], *, limit_s: float = PATIENCE_S) -> None:
         """Wait until something holds that changes with what is noted."""
         async with asyncio.timeout(limit_s):
             while not true():

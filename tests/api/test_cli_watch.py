@@ -15,6 +15,7 @@ from controller.cli import watch
 from controller.cli.client import Client, Query
 from controller.cli.settings import Connection
 from controller.cli.watch import Choice, follow
+from tests.patience import PATIENCE_S
 
 
 @asynccontextmanager
@@ -35,7 +36,7 @@ async def printing(
 
 async def printed(capsys: pytest.CaptureFixture[str], so_far: str, *words: str) -> str:
     """Wait until these words were printed."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not all(word in so_far for word in words):
             await asyncio.sleep(0.02)
             lines = capsys.readouterr().out.splitlines(keepends=True)

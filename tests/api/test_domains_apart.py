@@ -8,6 +8,7 @@ from api_world import P, World
 
 from common.kinds.actions import ACTIONS
 from controller.api.routes import ROUTES
+from tests.patience import PATIENCE_S
 
 SECRET = "zebra"
 """Part of every name in domain zebra-domain."""
@@ -73,7 +74,7 @@ async def test_no_answer_names_what_is_another_domains(cloud: World, seed: int) 
         assert SECRET.encode() not in reply.raw, (method, path, reply.raw)
 
     async with cloud.client.get("/v1/watch", headers={"Authorization": f"Bearer {cloud.tokens[who]}"}) as watch:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             heard = await watch.content.readuntil(b"event: bookmark")
     assert SECRET.encode() not in heard
     assert {one: cloud.store.seen.get(one).generation for one in theirs} == generations  # type: ignore[union-attr]

@@ -11,6 +11,8 @@ import msgspec
 import pytest
 from api_world import P, World, world
 
+from tests.patience import PATIENCE_S
+
 
 class Reader:
     """Reads a stream of server-sent events."""
@@ -22,7 +24,7 @@ class Reader:
     async def next(self) -> dict[str, Any]:
         """Give the next event: id, event, data."""
         found: dict[str, Any] = {}
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while line := (await self.response.content.readline()).decode():
                 if line.startswith(":"):
                     self.comments += 1
@@ -162,7 +164,7 @@ async def test_a_quiet_stream_has_a_heartbeat_and_ends_when_the_process_stops(tm
         while reader.comments < 4:
             line = await reader.response.content.readline()
             reader.comments += line.startswith(b": still here")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             await cloud.client.server.runner.shutdown()  # type: ignore[attr-defined]
             assert await reader.response.content.read() is not None
 

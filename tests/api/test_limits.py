@@ -15,13 +15,14 @@ from controller.cli.client import Client
 from controller.cli.failures import Refused
 from controller.cli.settings import Connection
 from controller.config import ApiSection, Config
+from tests.patience import PATIENCE_S
 
 TIGHT = Config(api=ApiSection(rate_per_s=1.0, burst=5))
 
 
 async def used_up(cloud: World) -> None:
     """Use up the root token's bucket."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while (await cloud.call("GET", "/v1/me")).status != 429:
             pass
 

@@ -40,6 +40,7 @@ from controller.fleet import link as link_server
 from controller.fleet import sessions as session_module
 from controller.fleet.link import Allowance
 from controller.fleet.sessions import Session
+from tests.patience import PATIENCE_S
 
 REQUEST = RequestId("req-000000000000")
 VM = Id("vm-00000000000a")
@@ -63,7 +64,7 @@ async def next_down(ws: aiohttp.ClientWebSocketResponse) -> Down:
 
 async def end_of(ws: aiohttp.ClientWebSocketResponse) -> str:
     """Read to the close frame and return its reason."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while (message := await ws.receive()).type == aiohttp.WSMsgType.BINARY:
             pass
     assert message.type == aiohttp.WSMsgType.CLOSE, message
@@ -77,7 +78,7 @@ async def test_a_new_host_gets_its_documents_and_reports_on_each(bench: Bench) -
     bench.books.want(*(volume(n, n) for n in range(1, 601)))
 
     async with bench.agent(await bench.joined()) as agent:
-        await bench.books.until(bench.books.all_done, limit_s=20)
+        await bench.books.until(bench.books.all_done)
 
         assert len(agent.shelf.world) == 600
         assert len(bench.books.reports) == 600
@@ -259,7 +260,7 @@ async def test_a_console_nobody_reads_stops_at_its_window_and_flows_on_when_read
         assert STREAM_WINDOW_BYTES <= console.given <= STREAM_WINDOW_BYTES + 10_000
 
         taken = 0
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while taken < total:
                 taken += len(await stream.read())
         assert taken == total
@@ -448,7 +449,7 @@ async def test_a_dead_peer_is_noticed_by_both_sides(bench: Bench, monkeypatch: p
         assert ws._conn is not None
         ws._conn.transport.pause_reading()  # no ping is seen, none is answered
 
-        await bench.books.until(lambda: "no sign of life" in bench.books.story[-1], limit_s=20)
+        await bench.books.until(lambda: "no sign of life" in bench.books.story[-1])
 
 
 async def test_a_failing_fleet_ends_the_session_in_words(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

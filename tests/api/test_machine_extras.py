@@ -9,6 +9,7 @@ from api_world import Host, P, World
 
 from common.ids import Id
 from controller.fleet.audit import Difference
+from tests.patience import PATIENCE_S
 
 CONSOLE = f"{P}/a/vms/web/console"
 
@@ -30,7 +31,7 @@ async def test_a_console_carries_bytes_both_ways(cloud: World, host: Host) -> No
         for typed in (b"hello\n", b"\xff\x00", b"x" * 60_000):
             await socket.send_bytes(typed)
             got = b""
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 while len(got) < len(typed):
                     got += (await socket.receive_bytes()) or b""
             assert got == typed.upper()
@@ -90,7 +91,7 @@ async def test_a_stop_of_the_process_closes_consoles(cloud: World, host: Host) -
     async with attach(cloud) as socket:
         await socket.send_bytes(b"a")
         await socket.receive_bytes()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             stopping = asyncio.create_task(cloud.client.server.runner.shutdown())  # type: ignore[attr-defined]
             message = await socket.receive(timeout=5)
             await stopping

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from common.documents import StepTaken
 from controller.cli.operations import print_operation
+from tests.patience import PATIENCE_S
 
 
 async def making(cloud: World) -> tuple[Any, Any]:
@@ -34,7 +35,7 @@ async def test_the_timeline_is_told_step_by_step_with_host_retries_and_cause(clo
     host, operation = await making(cloud)
     cloud.loop.host_changed(host.id)
     found: Any = {"steps": []}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while "starting it" not in [step["what"] for step in found["steps"]]:
             found = (
                 await cloud.call("GET", f"/v1/operations/{operation}?wait_s=1&seen={found.get('revision', 0)}")
@@ -60,7 +61,7 @@ async def test_it_is_printed_as_a_table(cloud: World) -> None:
     host, operation = await making(cloud)
     cloud.loop.host_changed(host.id)
     raw = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while b"starting it" not in raw:
             raw = (await cloud.call("GET", f"/v1/operations/{operation}")).raw
 

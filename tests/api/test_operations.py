@@ -6,6 +6,8 @@ import pytest
 from aiohttp.test_utils import TestClient
 from api_world import P, World
 
+from tests.patience import PATIENCE_S
+
 VM = {"image": "disk", "size": "small"}
 
 
@@ -226,7 +228,7 @@ async def test_a_stop_of_the_process_ends_waits_at_once(cloud: World) -> None:
     waiting = asyncio.create_task(cloud.call("GET", f"/v1/operations/{made['operation']['id']}?wait_s=60"))
     await asyncio.sleep(0.1)
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         await client.server.runner.shutdown()
         reply = await waiting
 

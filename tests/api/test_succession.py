@@ -25,6 +25,7 @@ from controller.pki import certificates
 from controller.pki.authority import Authority
 from controller.pki.succession import Succession, advanced, behind, decode
 from controller.store.rows import JOIN_TOKEN_S, Enrolment
+from tests.patience import PATIENCE_S
 from tests.postgres import Cluster
 
 
@@ -76,7 +77,7 @@ async def settled(*worlds: World, before: str) -> None:
         return followed and inner is not None and len(inner.get_ca_certs()) == 1
 
     for world in worlds:
-        await eventually(lambda world=world: alone(world), limit_s=20)  # type: ignore[misc]
+        await eventually(lambda world=world: alone(world))  # type: ignore[misc]
 
 
 def authorities(path: Path) -> set[str]:
@@ -269,7 +270,7 @@ async def lives_through(world: World, old: str) -> bool:
         async with world.up():
             if world.successor.now().phase == "settled" and world.successor.now().current == old:
                 await world.successor.rotate()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 while world.successor.now().phase != "settled" or world.authority.own_fingerprint() == old:
                     await world.successor.look()
                     await asyncio.sleep(0.02)
@@ -332,7 +333,7 @@ async def test_a_revocation_on_one_controller_cuts_the_link_to_another(
             row = one.store.seen.get(identity.host)
             assert row is not None
             await one.store.admit(admission.reissue(one.desk.context, row))
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 while (closed := await ws.receive()).type == aiohttp.WSMsgType.BINARY:
                     pass
             assert closed.extra == "its certificate was revoked"

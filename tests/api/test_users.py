@@ -8,6 +8,7 @@ import pytest
 from api_world import P, World, world
 
 from controller.config import parse
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture
@@ -169,7 +170,7 @@ async def test_an_expired_token_says_so_and_cuts_its_streams_and_consoles(cloud:
         await cloud.make(f"{P}/a/networks", "wakes-them-up")
         cloud.clock.now += 5
         await cloud.make(f"{P}/a/networks", "wakes-them-again")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             told = await console.receive()
             ended = await watch.content.read()
 
@@ -193,7 +194,7 @@ async def test_an_idle_console_is_cut_when_the_right_to_it_goes(people: World, h
 
         await cloud.call("DELETE", f"{P}/a/{how}s/{'a-member' if how == 'token' else 'bob'}")
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             told = await console.receive()
             end = await console.receive()
     assert told.type is aiohttp.WSMsgType.TEXT

@@ -1,6 +1,7 @@
 """`/v1/watch`: what changes is told, and a reader that was away misses nothing."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 from api_world import P, World, world
 from test_events import Reader
+
+from tests.patience import PATIENCE_S
 
 
 @asynccontextmanager
@@ -279,7 +282,7 @@ async def test_bookmarks_come_while_nothing_happens_and_it_ends_with_the_token(t
             first = await reader.next()
             second = await reader.next()
             await cloud.call("DELETE", f"{P}/a/tokens/t")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 while (event := await reader.next())["event"] != "problem":
                     pass
 
@@ -290,12 +293,15 @@ async def test_bookmarks_come_while_nothing_happens_and_it_ends_with_the_token(t
 async def test_a_reader_that_takes_nothing_is_cut_off(cloud: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("controller.api.stream.STALL_S", 0.2)
     assert cloud.client.port is not None
-    _, writer = await asyncio.open_connection("127.0.0.1", cloud.client.port, limit=1)
+    small = socket.socket()
+    small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    small.connect(("127.0.0.1", cloud.client.port))
+    _, writer = await asyncio.open_connection(sock=small, limit=1)
     head = f"GET /v1/watch HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {cloud.tokens['root']}\r\n\r\n"
     writer.write(head.encode())
-    await asyncio.sleep(0.2)
+    await cloud.until(lambda: cloud.store._feed._watches)
     writer.transport.pause_reading()  # type: ignore[attr-defined]
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         number = 0
         while cloud.store._feed._watches:
             labels = {f"k{index}": "x" * 250 for index in range(60)}

@@ -30,6 +30,7 @@ from controller.store.rows import Controller as Row
 from sim.cloud import OPERATOR
 from sim.machine import Machine
 from sim.process import Agent, Controller, SimAuthority
+from tests.patience import PATIENCE_S
 
 R = TypeVar("R")
 
@@ -208,7 +209,7 @@ class LiveCloud:
     async def insist(self, admit: Callable[[Context], Admission]) -> Admission | None:
         """Ask any controller until one has answered. None: an earlier try, whose answer was lost, had been kept."""
         lost = False
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 try:
                     return await self.any().ask(lambda one: self._admit(one, admit))

@@ -14,6 +14,7 @@ from controller.kinds import admission
 from controller.kinds.admission import Admission, Context
 from controller.store import tables
 from tests.crew.live import LiveCloud, LiveController, _named, live_cloud
+from tests.patience import PATIENCE_S
 
 VMS = 36
 HOSTS = 4
@@ -43,7 +44,7 @@ async def prepare(cloud: LiveCloud) -> None:
                 context, _named(context, "host", "", name), admission.Patch(spec={"cpu_overcommit": 3.0})
             )
         )
-    await cloud.until(lambda one: _ready(one) == HOSTS, limit_s=20, what="all hosts are ready")
+    await cloud.until(lambda one: _ready(one) == HOSTS, limit_s=PATIENCE_S, what="all hosts are ready")
 
 
 def _ready(one: LiveController) -> int:
@@ -109,8 +110,8 @@ async def test_controllers_are_killed_and_no_operation_is_lost(
                     await asyncio.sleep(0.1)
         left = VMS - len(range(0, VMS, 3))
         await cloud.until(lambda one: _running(one) == left, limit_s=60, what=f"{left} machines run")
-        await cloud.until(lambda one: not _open(one), limit_s=20, what="every operation has ended")
-        await cloud.until(lambda _: _same(cloud), limit_s=30, what="all controllers see the same")
+        await cloud.until(lambda one: not _open(one), limit_s=PATIENCE_S, what="every operation has ended")
+        await cloud.until(lambda _: _same(cloud), limit_s=PATIENCE_S, what="all controllers see the same")
         _check_books(cloud)
         assert sum(len(host.machine.guests.runs) for host in cloud.hosts) == left
 
@@ -122,7 +123,9 @@ async def test_hosts_go_to_another_controller_by_themselves(postgres_url: str, t
         await cloud.create("vm", "shop", "web", image="tiny", size="small")
         await cloud.until(lambda one: _running(one) == 1, limit_s=60, what="it runs")
         await cloud.until(
-            lambda _: {host.at for host in cloud.hosts} == {"two"}, limit_s=20, what="every host is at the other"
+            lambda _: {host.at for host in cloud.hosts} == {"two"},
+            limit_s=PATIENCE_S,
+            what="every host is at the other",
         )
 
 
@@ -137,6 +140,6 @@ async def test_hosts_spread_over_a_controller_that_comes_later(
         await cloud.start("two").up.wait()
         await cloud.until(
             lambda _: max(Counter(host.at for host in cloud.hosts).values()) <= HOSTS - 1,
-            limit_s=20,
+            limit_s=PATIENCE_S,
             what="they spread",
         )

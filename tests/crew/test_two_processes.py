@@ -17,6 +17,7 @@ from sim.agents import SimulatedAgent
 from sim.client import Client
 from sim.controller import Process
 from sim.machine import Machine
+from tests.patience import PATIENCE_S
 
 P = "/v1/projects/shop"
 IMAGE = b"\x01" * 4096
@@ -68,7 +69,7 @@ async def have_project(client: Client, at: Process) -> None:
     await client.make(at.api, f"{P}/networks", "default", cidr="10.20.0.0/24")
 
 
-async def running(client: Client, at: Process, name: str, limit_s: float = 20.0) -> None:
+async def running(client: Client, at: Process, name: str, limit_s: float = PATIENCE_S) -> None:
     await client.until(
         at.api,
         f"{P}/vms/{name}",
@@ -95,7 +96,7 @@ async def test_two_controllers_are_one_cloud(client: Client, pair: tuple[Process
         await client.until(two.api, P, lambda status, _: status == 200)
         dialer = await have_host(client, stack, one, 1, tmp_path)
         await client.until(two.api, "/v1/hosts/h1", lambda status, host: host["resource"]["status"]["state"] == "ready")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while set(dialer.urls) != {one.link, two.link}:  # noqa: ASYNC110 - two may be new to one
                 await asyncio.sleep(0.05)
         await client.make(two.api, f"{P}/vms", "web", image="disk", size="small")
@@ -118,7 +119,7 @@ async def test_two_controllers_are_one_cloud(client: Client, pair: tuple[Process
             status, _ = await client.call(at.api, "GET", f"{P}/vms/nothing/log")
             assert status == 404
 
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             for at in pair:
                 while not (await client.call(at.api, "GET", "/v1/audit"))[1]["hosts"][0]["at"]:  # noqa: ASYNC110 - an HTTP API
                     await asyncio.sleep(0.2)
@@ -137,7 +138,7 @@ async def test_two_controllers_are_one_cloud(client: Client, pair: tuple[Process
 
         for at in pair:
             path = at.state / "images" / DIGEST.removeprefix("sha256:")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 while not path.exists():  # noqa: ASYNC110 - another process makes it
                     await asyncio.sleep(0.05)
             assert path.read_bytes() == IMAGE
@@ -163,7 +164,7 @@ async def test_a_host_learns_of_a_controller_that_comes_later_and_is_taken_over_
         assert dialer.urls == (one.link,)
         two.start()
         await two.ready()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while set(dialer.urls) != {one.link, two.link}:  # noqa: ASYNC110 - it is told over its link
                 await asyncio.sleep(0.05)
         await one.kill()
@@ -209,7 +210,7 @@ async def test_a_token_that_one_revokes_is_refused_by_the_other_and_its_watch_en
         assert status == 202, body
         _, refusal = await bot.until(two.api, P, lambda status, _: status == 401)
         assert "revoked" in refusal["detail"]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             assert [word async for word, _ in watched if word == "token"] == []
 
 

@@ -11,6 +11,7 @@ from common.ids import HostId
 from controller.loop.loop import Loop
 from controller.store.store import Store
 from tests.kinds.bench import Bench
+from tests.patience import PATIENCE_S
 
 
 @asynccontextmanager
@@ -24,7 +25,7 @@ async def controllers(stores: Sequence[Store]) -> AsyncIterator[list[Loop]]:
             task.cancel()
 
 
-async def until(true: Callable[[], object], limit_s: float = 30.0) -> None:
+async def until(true: Callable[[], object], limit_s: float = PATIENCE_S) -> None:
     async with asyncio.timeout(limit_s):
         while not true():  # noqa: ASYNC110 - what is waited for is a loop's business
             await asyncio.sleep(0.01)

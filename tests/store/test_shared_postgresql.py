@@ -18,6 +18,7 @@ from controller.store.rows import Change, Event, Put
 from controller.store.store import Store
 from controller.store.tx import Tx
 from controller.store.writes import ClaimVni
+from tests.patience import PATIENCE_S
 from tests.postgres import Cluster, running_cluster
 from tests.store.desk import Clock, Desk, take
 
@@ -33,7 +34,7 @@ async def desks(url: str, count: int = 2) -> AsyncIterator[list[Desk]]:
         yield [Desk(store, Clock(), seed=count), *others]
 
 
-async def until(true: Callable[[], object], limit_s: float = 15.0) -> None:
+async def until(true: Callable[[], object], limit_s: float = PATIENCE_S) -> None:
     async with asyncio.timeout(limit_s):
         while not true():  # noqa: ASYNC110 - what is waited for is another store's business
             await asyncio.sleep(0.005)
@@ -126,7 +127,7 @@ async def test_a_row_that_is_locked_is_passed_over(postgres_url: str) -> None:
                 elsewhere.execute(
                     select(tables.queue).where(tables.queue.c.resource == rows[0]).with_for_update()
                 ).all()
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(PATIENCE_S):
                     taken = await desk.store.take("ctl-1", rows)
             assert {row.resource for row in taken} == set(rows[1:])
     finally:

@@ -18,6 +18,7 @@ from controller.store.store import Feed, Store
 from controller.store.tx import Tx
 from controller.store.writer import GroupWriter
 from controller.store.writes import ClaimVni
+from tests.patience import PATIENCE_S
 from tests.store.desk import Clock, Desk
 
 
@@ -84,7 +85,7 @@ async def test_a_listener_that_fails_keeps_no_caller_waiting(store: Store) -> No
     loud: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: loud.append(context["exception"]))
     store.listen(broken)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         await store.append(happened())
     assert [type(one) for one in loud] == [ZeroDivisionError]
 
@@ -178,7 +179,7 @@ async def test_whatever_fails_the_commit_answers_and_the_writer_goes_on(
 
         monkeypatch.setattr(engine.dialect, "do_commit", commit)
         with pytest.raises(Temporary, match="malformed"):
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE_S):
                 await store.append(happened())
         broken = False
         await store.append(happened())
@@ -212,7 +213,7 @@ async def test_after_the_end_a_request_is_refused(engine: Engine) -> None:
         store = Store(writer, feed)
         await store.append(happened())
     with pytest.raises(Temporary, match="stopping"):
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             await store.append(happened())
 
 

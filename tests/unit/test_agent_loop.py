@@ -17,6 +17,7 @@ from common.errors import Temporary
 from common.faults import Died, Faults
 from common.ids import Id, RequestId, Revision
 from common.protocol import DesiredBatch, Found, reports_digest
+from tests.patience import PATIENCE_S
 
 A, B = Id("vol-00000000000a"), Id("vol-00000000000b")
 
@@ -359,7 +360,7 @@ async def test_the_shell_runs_in_real_time_and_ends_with_its_task(memory: Memory
     running = asyncio.ensure_future(loop.run())
     loop.changed(await memory.apply(DesiredBatch(items=(box(A, 1), box(B, 2)))))
     done: set[DocKey] = set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while len(done) < 2:
             report = await reports.get()
             if report.done:

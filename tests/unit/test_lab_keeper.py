@@ -13,9 +13,10 @@ import pytest
 
 from lab.keeper import Kept, Orders, Part
 from lab.processes import alive
+from tests.patience import PATIENCE_S
 
 
-def until(so: Callable[[], bool], limit_s: float = 10) -> bool:
+def until(so: Callable[[], bool], limit_s: float = PATIENCE_S) -> bool:
     """Wait for something; tell whether it came true."""
     deadline = time.monotonic() + limit_s
     while not so():

@@ -10,6 +10,7 @@ import pytest
 
 from common.errors import Invalid
 from common.sockets import feed_watchdog, notify, take_listeners, watchdog_s
+from tests.patience import PATIENCE_S
 
 FIRST = 200
 """Where a test puts its descriptors: a service manager starts at 3, which pytest has in use."""
@@ -95,7 +96,7 @@ async def test_a_watchdog_hears_of_the_loop_again_and_again(tmp_path: Path) -> N
         manager.setblocking(False)
         feeding = asyncio.create_task(feed_watchdog({"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "30000"}))
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 heard = [await asyncio.get_running_loop().sock_recv(manager, 64) for _ in range(3)]
         finally:
             feeding.cancel()

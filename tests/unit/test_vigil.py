@@ -8,6 +8,7 @@ import pytest
 
 from agent.drivers.vigil import Vigil
 from common.ids import Id
+from tests.patience import PATIENCE_S
 
 ONE = Id("net-00000000001a")
 
@@ -34,7 +35,7 @@ class Told:
         self._event.set()
 
     async def wait(self) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             await self._event.wait()
 
 
